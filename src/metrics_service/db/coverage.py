@@ -1,0 +1,128 @@
+"""The coverage gate: what in the catalogs would leave a hole in the wall between tenants.
+
+Every row is a failure. Run after each migration, by `db check` and in readiness; the catalogs are
+readable by every login, so it needs no rights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+TABLES_AND_VIEWS = """
+WITH tenant_table AS (
+    SELECT n.nspname, c.relname, c.oid, c.relkind, c.relispartition, c.relrowsecurity,
+           c.relforcerowsecurity, c.relacl
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND n.nspname ~ '^t_[a-z0-9]+$'
+      AND ($1::text IS NULL OR n.nspname = $1)
+), policy AS (
+    SELECT t.oid,
+           count(*) FILTER (WHERE NOT p.polpermissive) AS guards,
+           count(*) FILTER (WHERE p.polpermissive) AS accesses,
+           bool_and(p.polqual IS NOT NULL AND p.polwithcheck IS NOT NULL
+                    AND p.polcmd = '*' AND p.polroles = '{0}'
+                    AND pg_get_expr(p.polqual, p.polrelid) ~ 'tenant_id = .*current_tenant\\(\\)'
+                    AND pg_get_expr(p.polwithcheck, p.polrelid)
+                        ~ 'tenant_id = .*current_tenant\\(\\)') AS sound
+    FROM tenant_table t JOIN pg_policy p ON p.polrelid = t.oid GROUP BY t.oid
+)
+SELECT nspname || '.' || relname AS object, reason FROM (
+    SELECT t.nspname, t.relname, unnest(array_remove(ARRAY[
+        CASE WHEN NOT t.relrowsecurity THEN 'row security is not enabled' END,
+        CASE WHEN NOT t.relforcerowsecurity THEN 'row security is not forced' END,
+        CASE WHEN coalesce(p.guards, 0) = 0 THEN 'the guard policy is missing' END,
+        CASE WHEN coalesce(p.accesses, 0) = 0 THEN 'the access policy is missing' END,
+        CASE WHEN NOT coalesce(p.sound, true) THEN 'a policy is weaker than the tenant expression'
+        END,
+        CASE WHEN NOT EXISTS (
+            SELECT FROM pg_constraint k
+            WHERE k.conrelid = t.oid AND k.contype = 'c' AND k.convalidated
+              AND pg_get_constraintdef(k.oid) ~ '^CHECK \\(\\(tenant_id = (ANY|''[0-9a-f-]{36}'')'
+        ) THEN 'the tenant CHECK is missing' END,
+        CASE WHEN NOT EXISTS (
+            SELECT FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'p'
+        ) THEN 'there is no primary key' END,
+        CASE WHEN t.relispartition AND t.relacl IS NOT NULL
+             THEN 'a partition has grants of its own' END
+    ], NULL)) AS reason
+    FROM tenant_table t LEFT JOIN policy p ON p.oid = t.oid
+    UNION ALL
+    SELECT t.nspname, t.relname, 'key ' || k.conname || ' is not led by tenant_id'
+    FROM tenant_table t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype IN ('p', 'u', 'f')
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.conkey[1]
+    WHERE a.attname <> 'tenant_id'
+    UNION ALL
+    SELECT t.nspname, t.relname, 'unique index ' || i.indexrelid::regclass || ' is not led by tenant_id'
+    FROM tenant_table t JOIN pg_index i ON i.indrelid = t.oid AND i.indisunique
+    LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
+    WHERE a.attname IS DISTINCT FROM 'tenant_id'
+    UNION ALL
+    SELECT n.nspname, c.relname, 'the view does not run as its caller'
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'v' AND n.nspname ~ '^t_[a-z0-9]+$' AND ($1::text IS NULL OR n.nspname = $1)
+      AND NOT coalesce(c.reloptions @> ARRAY['security_invoker=true'], false)
+    UNION ALL
+    SELECT n.nspname, c.relname, 'materialized views do not belong in a tenant schema'
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'm' AND n.nspname ~ '^t_[a-z0-9]+$' AND ($1::text IS NULL OR n.nspname = $1)
+    UNION ALL
+    SELECT n.nspname, c.relname, 'privileges are granted to PUBLIC'
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+         LATERAL aclexplode(c.relacl) acl
+    WHERE acl.grantee = 0 AND (n.nspname ~ '^t_[a-z0-9]+$' OR n.nspname = 'public')
+      AND ($1::text IS NULL OR n.nspname = $1)
+    UNION ALL
+    SELECT n.nspname, c.relname, 'a role holds TRUNCATE, REFERENCES or TRIGGER on it'
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+         LATERAL aclexplode(c.relacl) acl
+    WHERE c.relkind IN ('r', 'p') AND n.nspname ~ '^t_[a-z0-9]+$'
+      AND ($1::text IS NULL OR n.nspname = $1) AND acl.grantee <> c.relowner
+      AND acl.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+) hole
+ORDER BY 1, 2
+"""
+
+ROLES_AND_FUNCTIONS = """
+SELECT p.proname::text AS object, 'a SECURITY DEFINER function is owned by a role above row security'
+       AS reason
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles r ON r.oid = p.proowner
+WHERE p.prosecdef AND (n.nspname IN ('public', 'shared') OR n.nspname ~ '^t_[a-z0-9]+$')
+  AND (r.rolsuper OR r.rolbypassrls)
+UNION ALL
+SELECT p.proname::text, 'a SECURITY DEFINER function does not pin its search_path'
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE p.prosecdef AND (n.nspname IN ('public', 'shared') OR n.nspname ~ '^t_[a-z0-9]+$')
+  AND NOT coalesce(array_to_string(p.proconfig, ',') LIKE '%search\\_path=%', false)
+UNION ALL
+SELECT m.rolname::text, 'the runtime login can become a role above row security: ' || r.rolname
+FROM pg_roles m JOIN pg_roles r ON pg_has_role(m.oid, r.oid, 'MEMBER')
+WHERE m.rolname = $1 AND NOT m.rolsuper AND (r.rolsuper OR r.rolbypassrls OR r.rolcreaterole)
+UNION ALL
+SELECT m.rolname::text, 'the runtime login is above row security'
+FROM pg_roles m WHERE m.rolname = $1 AND (m.rolsuper OR m.rolbypassrls)
+UNION ALL
+SELECT n.nspname::text, 'PUBLIC has rights on the schema'
+FROM pg_namespace n, LATERAL aclexplode(n.nspacl) acl
+WHERE acl.grantee = 0 AND (n.nspname IN ('public', 'shared') OR n.nspname ~ '^t_[a-z0-9]+$')
+ORDER BY 1, 2
+"""
+
+
+async def tenant_holes(connection: AsyncConnection, schema: str | None = None) -> list[str]:
+    """Name every hole in one tenant schema, or in all of them: `schema.table: reason`."""
+    rows = await connection.exec_driver_sql(TABLES_AND_VIEWS, (schema,))
+    return [f"{row.object}: {row.reason}" for row in rows]
+
+
+async def role_holes(connection: AsyncConnection, runtime_role: str) -> list[str]:
+    """Name every hole that roles, functions and schema rights leave."""
+    rows = await connection.exec_driver_sql(ROLES_AND_FUNCTIONS, (runtime_role,))
+    return [f"{row.object}: {row.reason}" for row in rows]
+
+
+async def tables_without_wall(connection: asyncpg.Connection[Any]) -> int:
+    """Count holes over one asyncpg connection, for readiness."""
+    return len(await connection.fetch(TABLES_AND_VIEWS, None))

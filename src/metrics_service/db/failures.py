@@ -1,0 +1,65 @@
+"""What PostgreSQL and the driver raise, in the product's words, told apart by SQLSTATE."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from metrics_service.errors import (
+    MetricsServiceError,
+    StatementTimeoutError,
+    TenantSuspendedError,
+    UnavailableError,
+)
+
+QUERY_CANCELED = "57014"
+TENANT_UNAVAILABLE = "P0002"
+# Classes and codes after which the same request may well succeed a moment later: connection
+# exceptions, resources, locks, shutdown, a standby in our place, serialisation, a stale plan.
+TRANSIENT_CLASSES = ("08", "53", "57")
+TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "0A000", "58030"})
+
+
+def domain_error(error: BaseException) -> MetricsServiceError | None:
+    """The meaning of a database error, or None when it is a bug of ours."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    if isinstance(error, asyncpg.PostgresError):
+        return _by_sqlstate(error.sqlstate or "")
+    if isinstance(error, PoolTimeoutError):
+        return UnavailableError("the service is busy")
+    # A refused or broken connection is a bare OSError; an aborted one an InterfaceError.
+    if isinstance(error, (OSError, asyncio.TimeoutError, asyncpg.InterfaceError)) and not isinstance(
+        error, asyncpg.exceptions.DataError
+    ):
+        return UnavailableError("the database cannot be reached", retry_after_s=2)
+    return None
+
+
+def _by_sqlstate(sqlstate: str) -> MetricsServiceError | None:
+    if sqlstate == QUERY_CANCELED:
+        return StatementTimeoutError()
+    if sqlstate == TENANT_UNAVAILABLE:
+        return TenantSuspendedError()
+    if sqlstate in TRANSIENT_CODES or sqlstate.startswith(TRANSIENT_CLASSES):
+        return UnavailableError()
+    return None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise domain errors in place of the database's."""
+    try:
+        yield
+    except MetricsServiceError:
+        raise
+    except Exception as error:
+        meaning = domain_error(error)
+        if meaning is None:
+            raise
+        raise meaning from error

@@ -1,0 +1,124 @@
+"""The roles of a database: who owns, who migrates, who serves, who only backs up.
+
+Works for an administrator with CREATEROLE who owns the database; no superuser is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import asyncpg
+import msgspec
+
+from metrics_service.db.engine import CONNECT_TIMEOUT_S, unreachable
+from metrics_service.errors import DatabaseUnreachableError, MigrationError
+
+OWNER = "app_owner"
+TENANTS = "app_tenant"
+"""Every tenant role is a member: it holds the rights on `shared`, which are the same for all."""
+BACKUP = "app_backup"
+
+RUNTIME_SETTINGS = {
+    "search_path": "''",
+    # asyncpg's first type look-up takes over a second with JIT.
+    "jit": "off",
+    "lock_timeout": "'5s'",
+    "idle_in_transaction_session_timeout": "'60s'",
+}
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A login as a DSN names it."""
+
+    name: str
+    password: str | None
+
+    @classmethod
+    def of(cls, dsn: str) -> Login:
+        parts = urlsplit(dsn)
+        return cls(
+            name=unquote(parts.username or ""),
+            password=unquote(parts.password) if parts.password else None,
+        )
+
+
+async def create_roles(admin_dsn: str, *, runtime: Login, migrator: Login) -> list[str]:
+    """Create what is missing, bring the rest in line; return what an operator should know.
+
+    Raises `DatabaseUnreachableError`, and `MigrationError` when the administrator may not.
+    """
+    try:
+        connection = await asyncpg.connect(admin_dsn, timeout=CONNECT_TIMEOUT_S)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        raise DatabaseUnreachableError(unreachable(error)) from error
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('db init', 0))")
+            return await _create_roles(connection, runtime, migrator)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise MigrationError(
+            f"the administrator's login needs CREATEROLE and ownership of the database: {error}"
+        ) from error
+    finally:
+        await connection.close()
+
+
+async def _create_roles(
+    connection: asyncpg.Connection[Any], runtime: Login, migrator: Login
+) -> list[str]:
+    quoted = await _quoted(connection, runtime.name, migrator.name)
+    database = await connection.fetchval("SELECT format('%I', current_database())")
+    await _ensure(connection, OWNER, "NOLOGIN")
+    await _ensure(connection, TENANTS, "NOLOGIN")
+    await _ensure(connection, runtime.name, "LOGIN NOINHERIT", runtime.password)
+    await _ensure(connection, migrator.name, "LOGIN CREATEROLE", migrator.password)
+    as_runtime, as_migrator = quoted
+    for name, value in RUNTIME_SETTINGS.items():
+        await connection.execute(f"ALTER ROLE {as_runtime} SET {name} = {value}")
+    for statement in (
+        f"GRANT {OWNER} TO {as_migrator}",
+        f"GRANT {TENANTS} TO {as_migrator} WITH ADMIN OPTION",
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER}",
+        f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+        f"GRANT CREATE ON DATABASE {database} TO {OWNER}",
+        f"GRANT CONNECT ON DATABASE {database} TO {as_migrator}, {as_runtime}",
+    ):
+        await connection.execute(statement)
+    return await _backup_role(connection, database)
+
+
+async def _backup_role(connection: asyncpg.Connection[Any], database: str) -> list[str]:
+    may = await connection.fetchval(
+        """
+        SELECT rolsuper OR (rolbypassrls AND current_setting('server_version_num')::int >= 160000)
+        FROM pg_roles WHERE rolname = current_user
+        """
+    )
+    if not may:
+        return [f"{BACKUP} was not created: the administrator may not give BYPASSRLS"]
+    await _ensure(connection, BACKUP, "LOGIN BYPASSRLS")
+    await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {BACKUP}")
+    return []
+
+
+async def _ensure(
+    connection: asyncpg.Connection[Any], name: str, attributes: str, password: str | None = None
+) -> None:
+    exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name)
+    statement = await connection.fetchval(
+        """
+        SELECT format('%s ROLE %I %s', $1::text, $2::text, $3::text)
+               || CASE WHEN $4::text IS NULL THEN '' ELSE format(' PASSWORD %L', $4) END
+        """,
+        "ALTER" if exists else "CREATE",
+        name,
+        attributes,
+        password,
+    )
+    await connection.execute(statement)
+
+
+async def _quoted(connection: asyncpg.Connection[Any], *names: str) -> list[str]:
+    return [await connection.fetchval("SELECT format('%I', $1::text)", name) for name in names]

@@ -1,0 +1,112 @@
+"""The normalised rows to be: what every way in turns its input into.
+
+Field names are the columns'. Times are aware datetimes, durations milliseconds, money micro-USD.
+A record names its session by the client's own words (`agent`, `external_session_id`); the row ids
+follow from them, so that the same fact sent twice meets itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+ToolStatus = Literal["success", "error", "rejected", "cancelled", "timeout", "unknown"]
+ModelStatus = Literal["success", "error", "cancelled"]
+CostSource = Literal["reported", "estimated", "none"]
+
+
+class SessionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One stretch of work, as far as its sender knows it; None leaves a stored value alone."""
+
+    agent: str
+    external_id: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    session_type: str | None = None
+    user_id: UUID | None = None
+    user_email: str | None = None
+    repository: str | None = None
+    branch: str | None = None
+    team: str | None = None
+    tags: list[str] | None = None
+    productivity_score: float | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ToolMetricRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One tool call. `id` None: the identity is its content within its session."""
+
+    tool_name: str
+    started_at: datetime
+    id: UUID | None = None
+    session_id: UUID | None = None
+    agent: str | None = None
+    external_session_id: str | None = None
+    user_email: str | None = None
+    tool_category: str | None = None
+    duration_ms: float | None = None
+    wait_ms: float | None = None
+    status: ToolStatus = "success"
+    error_type: str | None = None
+    cpu_ms: float | None = None
+    memory_bytes: int | None = None
+    input_bytes: int | None = None
+    output_bytes: int | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ModelCallRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One request to a language model; a failed one has no tokens. `id` as for tool metrics."""
+
+    started_at: datetime
+    id: UUID | None = None
+    session_id: UUID | None = None
+    agent: str | None = None
+    external_session_id: str | None = None
+    user_email: str | None = None
+    duration_ms: float | None = None
+    ttft_ms: float | None = None
+    status: ModelStatus = "success"
+    error_type: str | None = None
+    provider: str | None = None
+    request_model: str | None = None
+    response_model: str | None = None
+    input_tokens: int | None = None
+    input_uncached_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost_usd_micros: int | None = None
+    cost_source: CostSource = "none"
+    attempts: int = 1
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What became of a batch: rows that are new, and rows that were there already."""
+
+    inserted: int
+    duplicates: int
+
+
+def session_id_of(tenant_id: UUID, agent: str, external_id: str) -> UUID:
+    """The id of the session that `agent` calls `external_id`: no look-up is needed to name it."""
+    digest = hashlib.blake2b(digest_size=16, key=tenant_id.bytes)
+    digest.update(agent.encode() + b"\0" + external_id.encode())
+    value = int.from_bytes(digest.digest()) & ~(0xF << 76) | 8 << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+def content_id(tenant_id: UUID, started_at: datetime, content: bytes) -> str:
+    """An id, as 32 hex digits, that follows from the content and begins with its time.
+
+    Random ids cost the primary key's index far more than ids in order of time do, so the first 48
+    bits are the milliseconds of `started_at`, as in a UUIDv7 (RFC 9562, version 8).
+    """
+    digest = hashlib.blake2b(content, digest_size=10, key=tenant_id.bytes).hexdigest()
+    milliseconds = int(started_at.timestamp() * 1000)
+    return f"{milliseconds:012x}8{digest[:3]}8{digest[3:18]}"

@@ -1,0 +1,234 @@
+"""Makes a tenant: role, schema, tables, wall, registry row, all in one transaction."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+from sqlalchemy import Row, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from metrics_service.db.roles import BACKUP, OWNER, TENANTS
+from metrics_service.errors import ConflictError, InvalidNameError, NotFoundError
+from metrics_service.tenants.migrate import Target, migrate
+from metrics_service.tenants.names import normalize_domain, validate_display_name, validate_slug
+
+Plan = Literal["basic", "pro", "enterprise"]
+PLANS: tuple[Plan, ...] = ("basic", "pro", "enterprise")
+
+# The most a statement of a tenant may take, whatever the process allows.
+STATEMENT_TIMEOUT_MS: dict[Plan, int] = {"basic": 10_000, "pro": 20_000, "enterprise": 30_000}
+
+UNIQUE_VIOLATIONS = {"23505", "42710", "42P06"}
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A tenant as operators see it."""
+
+    id: UUID
+    slug: str
+    name: str
+    domain: str
+    schema_name: str
+    subscription_plan: str
+    status: str
+
+
+COLUMNS = "id, slug, name, domain, schema_name, subscription_plan, status"
+
+
+class NewTenant(msgspec.Struct, frozen=True):
+    """What an operator asks for, checked and normalised."""
+
+    slug: str
+    name: str
+    domain: str
+    plan: Plan
+
+    @classmethod
+    def of(
+        cls, slug: str, *, name: str | None, domain: str | None, plan: str, base_domain: str
+    ) -> NewTenant:
+        """Raises `InvalidNameError` that names the field."""
+        slug = validate_slug(slug)
+        if plan not in PLANS:
+            raise InvalidNameError(f"plan: {plan!r} is none of {', '.join(PLANS)}")
+        return cls(
+            slug=slug,
+            name=validate_display_name(name if name is not None else slug),
+            domain=normalize_domain(domain if domain is not None else slug, base_domain),
+            plan=plan,
+        )
+
+
+def schema_name_of(tenant_id: UUID) -> str:
+    """The name of schema and role: from the id, because catalogs are readable by every role."""
+    key = base64.b32encode(tenant_id.bytes).decode().rstrip("=").lower()
+    return f"t_{key}"
+
+
+async def create_tenant(connection: AsyncConnection, new: NewTenant, target: Target) -> Tenant:
+    """Create the tenant; raises `ConflictError` when slug or domain are taken.
+
+    One transaction: a kill at any moment leaves nothing behind.
+    """
+    try:
+        async with connection.begin():
+            return await _create(connection, new, target)
+    except DBAPIError as error:
+        cause = error.orig.__cause__ if error.orig else None
+        if isinstance(cause, asyncpg.PostgresError) and cause.sqlstate in UNIQUE_VIOLATIONS:
+            raise ConflictError(f"slug {new.slug} or domain {new.domain} is taken") from error
+        raise
+
+
+async def _create(connection: AsyncConnection, new: NewTenant, target: Target) -> Tenant:
+    tenant_id = uuid4()
+    schema = schema_name_of(tenant_id)
+    # The same names asked for twice at once take turns, so that the second one is told the truth.
+    for name in sorted({f"slug:{new.slug}", f"host:{new.domain}"}):
+        await connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}
+        )
+    await _refuse_taken(connection, new)
+    runtime = await connection.scalar(
+        text("SELECT format('%I', CAST(:name AS text))"), {"name": target.runtime_role}
+    )
+    version = await connection.scalar(text("SELECT current_setting('server_version_num')::int"))
+    await connection.execute(text(f"CREATE ROLE {schema} NOLOGIN"))
+    await connection.execute(text(f"GRANT {TENANTS} TO {schema}"))
+    # Before 16 the login's NOINHERIT says the same.
+    options = " WITH INHERIT FALSE, SET TRUE" if version >= 160000 else ""
+    await connection.execute(text(f"GRANT {schema} TO {runtime}{options}"))
+    await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+    await connection.execute(text(f"CREATE SCHEMA {schema}"))
+    await migrate(connection, schema, target, tenant_ids=[str(tenant_id)])
+    await connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
+    await _let_backup_in(connection, schema)
+    return await _register(connection, tenant_id, schema, new)
+
+
+async def _refuse_taken(connection: AsyncConnection, new: NewTenant) -> None:
+    taken = (
+        await connection.execute(
+            text(
+                """
+                SELECT EXISTS (SELECT FROM public.tenants WHERE slug = :slug) AS slug,
+                       EXISTS (SELECT FROM public.tenant_domains WHERE host = :domain) AS domain
+                """
+            ),
+            {"slug": new.slug, "domain": new.domain},
+        )
+    ).one()
+    if taken.slug:
+        raise ConflictError(f"slug {new.slug} is taken")
+    if taken.domain:
+        raise ConflictError(f"domain {new.domain} is taken")
+
+
+async def _let_backup_in(connection: AsyncConnection, schema: str) -> None:
+    if await connection.scalar(
+        text("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :name)"), {"name": BACKUP}
+    ):
+        await connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {BACKUP}"))
+
+
+async def _register(
+    connection: AsyncConnection, tenant_id: UUID, schema: str, new: NewTenant
+) -> Tenant:
+    row = await connection.execute(
+        text(
+            f"""
+            INSERT INTO public.tenants
+                (id, slug, name, domain, schema_name, subscription_plan, status, metadata)
+            VALUES (:id, :slug, :name, :domain, :schema, :plan, 'active',
+                    jsonb_build_object('statement_timeout_ms', CAST(:timeout AS integer)))
+            RETURNING {COLUMNS}
+            """
+        ),
+        {
+            "id": tenant_id,
+            "slug": new.slug,
+            "name": new.name,
+            "domain": new.domain,
+            "schema": schema,
+            "plan": new.plan,
+            "timeout": STATEMENT_TIMEOUT_MS[new.plan],
+        },
+    )
+    tenant = tenant_of(row.one())
+    await connection.execute(
+        text("INSERT INTO public.tenant_domains (host, tenant_id) VALUES (:host, :id)"),
+        {"host": new.domain, "id": tenant_id},
+    )
+    await record_action(connection, "tenant create", tenant_id)
+    await notify(connection, tenant_id)
+    return tenant
+
+
+def tenant_of(row: Row[Any]) -> Tenant:
+    return msgspec.convert(row._mapping, Tenant, from_attributes=True)
+
+
+async def find_tenant(connection: AsyncConnection, name: str) -> Tenant | None:
+    """Find by slug, domain or id; a deleted tenant is not found."""
+    row = (
+        await connection.execute(
+            text(
+                f"""
+                SELECT {COLUMNS} FROM public.tenants t
+                WHERE status <> 'deleted'
+                  AND (slug = :name OR id::text = :name OR id =
+                       (SELECT tenant_id FROM public.tenant_domains WHERE host = :name))
+                ORDER BY slug = :name DESC LIMIT 1
+                """
+            ),
+            {"name": name.lower().rstrip(".")},
+        )
+    ).one_or_none()
+    return tenant_of(row) if row is not None else None
+
+
+async def get_tenant(connection: AsyncConnection, name: str) -> Tenant:
+    """As `find_tenant`; raises `NotFoundError`."""
+    tenant = await find_tenant(connection, name)
+    if tenant is None:
+        raise NotFoundError("tenant", name)
+    return tenant
+
+
+async def list_tenants(connection: AsyncConnection) -> list[Tenant]:
+    rows = await connection.execute(
+        text(f"SELECT {COLUMNS} FROM public.tenants WHERE status <> 'deleted' ORDER BY slug")
+    )
+    return [tenant_of(row) for row in rows]
+
+
+async def record_action(
+    connection: AsyncConnection, action: str, tenant_id: UUID, **detail: str
+) -> None:
+    """Write what an operator did into the registry's audit."""
+    await connection.execute(
+        text(
+            """
+            INSERT INTO public.operator_audit (action, tenant_id, detail)
+            VALUES (:action, :tenant_id, CAST(:detail AS jsonb))
+            """
+        ),
+        {
+            "action": action,
+            "tenant_id": tenant_id,
+            "detail": msgspec.json.encode(detail).decode(),
+        },
+    )
+
+
+async def notify(connection: AsyncConnection, tenant_id: UUID) -> None:
+    """Tell every serving process, on commit, to forget what it knows of this tenant."""
+    await connection.execute(
+        text("SELECT pg_notify('metrics_registry', :id)"), {"id": str(tenant_id)}
+    )
