@@ -264,8 +264,7 @@ def upgrade() -> None:
     op.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
     for statement in (*TABLES, *SHARED, UUID_V7_ON_18 if version >= (18,) else UUID_V7_BEFORE_18):
         op.execute(statement)
-    op.execute(f"GRANT USAGE ON SCHEMA public, shared TO {runtime}")
-    op.execute("GRANT USAGE ON SCHEMA shared TO app_tenant")
+    op.execute(f"GRANT USAGE ON SCHEMA shared TO {runtime}, app_tenant")
     for function in FOR_THE_RUNTIME:
         op.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {runtime}")
     for function in FOR_TENANTS:

@@ -9,7 +9,7 @@ class MetricsServiceError(Exception):
     """Base of everything this product raises on purpose; its text is safe to show to a client."""
 
 
-class FieldError(msgspec.Struct, frozen=True):
+class FieldError(msgspec.Struct, frozen=True, omit_defaults=True):
     """One refused value: where it stood and why."""
 
     reason: str

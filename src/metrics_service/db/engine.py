@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
-from metrics_service.db.tenancy import ContextConnection
+from metrics_service.db.tenancy import NOBODY, ContextConnection
 from metrics_service.errors import DatabaseUnreachableError
 
 CONNECT_TIMEOUT_S = 5
@@ -26,12 +26,15 @@ def runtime_engine(
     """
 
     async def connect() -> ContextConnection:
-        return await asyncpg.connect(
+        connection: ContextConnection = await asyncpg.connect(
             dsn,
             connection_class=ContextConnection,
             timeout=CONNECT_TIMEOUT_S,
             server_settings={"application_name": "metrics-service"},
         )
+        # SQLAlchemy asks a new server for its version before anyone borrows the connection.
+        connection.context = NOBODY
+        return connection
 
     return create_async_engine(
         "postgresql+asyncpg://",

@@ -81,6 +81,7 @@ async def _create_roles(
         f"GRANT {TENANTS} TO {as_migrator} WITH ADMIN OPTION",
         "REVOKE ALL ON SCHEMA public FROM PUBLIC",
         f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER}",
+        f"GRANT USAGE ON SCHEMA public TO {as_runtime}",
         f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
         f"GRANT CREATE ON DATABASE {database} TO {OWNER}",
         f"GRANT CONNECT ON DATABASE {database} TO {as_migrator}, {as_runtime}",

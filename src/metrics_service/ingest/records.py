@@ -9,81 +9,96 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
+
+from metrics_service.fields import (
+    Count,
+    Email,
+    Instant,
+    Metadata,
+    Milliseconds,
+    Name,
+    ShortText,
+    Summed,
+    Tags,
+)
 
 ToolStatus = Literal["success", "error", "rejected", "cancelled", "timeout", "unknown"]
 ModelStatus = Literal["success", "error", "cancelled"]
 CostSource = Literal["reported", "estimated", "none"]
 
 
-class SessionRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class SessionRecord(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One stretch of work, as far as its sender knows it; None leaves a stored value alone."""
 
-    agent: str
-    external_id: str
-    started_at: datetime
-    ended_at: datetime | None = None
-    session_type: str | None = None
+    agent: Name
+    external_id: Name
+    started_at: Instant
+    ended_at: Instant | None = None
+    session_type: ShortText | None = None
     user_id: UUID | None = None
-    user_email: str | None = None
-    repository: str | None = None
-    branch: str | None = None
-    team: str | None = None
-    tags: list[str] | None = None
-    productivity_score: float | None = None
-    metadata: dict[str, Any] | None = None
+    user_email: Email | None = None
+    repository: ShortText | None = None
+    branch: ShortText | None = None
+    team: ShortText | None = None
+    tags: Tags | None = None
+    productivity_score: Annotated[float, Meta(ge=0, le=100)] | None = None
+    metadata: Metadata | None = None
 
 
-class ToolMetricRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ToolMetricRecord(
+    msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """One tool call. `id` None: the identity is its content within its session."""
 
-    tool_name: str
-    started_at: datetime
+    tool_name: Name
+    started_at: Instant
     id: UUID | None = None
     session_id: UUID | None = None
-    agent: str | None = None
-    external_session_id: str | None = None
-    user_email: str | None = None
-    tool_category: str | None = None
-    duration_ms: float | None = None
-    wait_ms: float | None = None
+    agent: Name | None = None
+    external_session_id: Name | None = None
+    user_email: Email | None = None
+    tool_category: ShortText | None = None
+    duration_ms: Milliseconds | None = None
+    wait_ms: Milliseconds | None = None
     status: ToolStatus = "success"
-    error_type: str | None = None
-    cpu_ms: float | None = None
-    memory_bytes: int | None = None
-    input_bytes: int | None = None
-    output_bytes: int | None = None
-    metadata: dict[str, Any] | None = None
+    error_type: ShortText | None = None
+    cpu_ms: Milliseconds | None = None
+    memory_bytes: Count | None = None
+    input_bytes: Count | None = None
+    output_bytes: Count | None = None
+    metadata: Metadata | None = None
 
 
-class ModelCallRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ModelCallRecord(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One request to a language model; a failed one has no tokens. `id` as for tool metrics."""
 
-    started_at: datetime
+    started_at: Instant
     id: UUID | None = None
     session_id: UUID | None = None
-    agent: str | None = None
-    external_session_id: str | None = None
-    user_email: str | None = None
-    duration_ms: float | None = None
-    ttft_ms: float | None = None
+    agent: Name | None = None
+    external_session_id: Name | None = None
+    user_email: Email | None = None
+    duration_ms: Milliseconds | None = None
+    ttft_ms: Milliseconds | None = None
     status: ModelStatus = "success"
-    error_type: str | None = None
-    provider: str | None = None
-    request_model: str | None = None
-    response_model: str | None = None
-    input_tokens: int | None = None
-    input_uncached_tokens: int | None = None
-    cache_read_tokens: int | None = None
-    cache_write_tokens: int | None = None
-    output_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    cost_usd_micros: int | None = None
+    error_type: ShortText | None = None
+    provider: ShortText | None = None
+    request_model: ShortText | None = None
+    response_model: ShortText | None = None
+    input_tokens: Summed | None = None
+    input_uncached_tokens: Summed | None = None
+    cache_read_tokens: Summed | None = None
+    cache_write_tokens: Summed | None = None
+    output_tokens: Summed | None = None
+    reasoning_tokens: Summed | None = None
+    cost_usd_micros: Summed | None = None
     cost_source: CostSource = "none"
-    attempts: int = 1
+    attempts: Annotated[int, Meta(ge=1, le=1000)] = 1
 
 
 class Receipt(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.errors import NotFoundError
 from metrics_service.ingest.records import SessionRecord, session_id_of
 
 
@@ -127,6 +128,12 @@ async def find_named(
         return {}
     rows = await connection.fetch(NAMED, _json(ids))
     return {row["id"]: SessionName(row["agent"], row["external_id"]) for row in rows}
+
+
+async def require_session(connection: ContextConnection, session_id: UUID) -> None:
+    """Raises `NotFoundError` unless the tenant has the session."""
+    if not await find_named(connection, [session_id]):
+        raise NotFoundError("session", session_id)
 
 
 async def extend_sessions(connection: ContextConnection, extents: Iterable[Extent]) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.db.roles import OWNER
@@ -53,6 +53,33 @@ async def _change_status(
         await record_action(connection, f"tenant {status}", tenant.id)
         await notify(connection, tenant.id)
         return tenant_of(row.one())
+
+
+async def rename(
+    connection: AsyncConnection, name: str, *, new_name: str | None, slug: str | None
+) -> Tenant:
+    """Change what people see, the slug or both; raises `ConflictError` when the slug is taken.
+
+    Schema, role and domains stay: nothing that clients use is made from the slug.
+    """
+    try:
+        async with connection.begin():
+            await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+            tenant = await get_tenant(connection, name)
+            row = await connection.execute(
+                text(
+                    f"""
+                    UPDATE public.tenants SET name = :name, slug = :slug, updated_at = now()
+                    WHERE id = :id RETURNING {COLUMNS}
+                    """
+                ),
+                {"id": tenant.id, "name": new_name or tenant.name, "slug": slug or tenant.slug},
+            )
+            await record_action(connection, "tenant rename", tenant.id)
+            await notify(connection, tenant.id)
+            return tenant_of(row.one())
+    except IntegrityError as error:
+        raise ConflictError(f"slug {slug} is taken") from error
 
 
 async def delete(connection: AsyncConnection, name: str) -> Tenant:

@@ -8,10 +8,9 @@ is global to a process, so several schemas at a time means several processes.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from metrics_service.db import coverage
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import BACKUP, OWNER
 from metrics_service.errors import MigrationError, NotFoundError
+from metrics_service.tenants.processes import in_processes
 
 REGISTRY = "public"
 """The registry's row in the ledger: it is a schema like the others."""
@@ -355,7 +355,7 @@ async def upgrade_all(
     Two runs at once take turns. `on_outcome` gets each outcome and the number of schemas to do.
     Raises `MigrationError` when the registry itself cannot be upgraded.
     """
-    async with owner_connection(target.owner_dsn) as lock, _one_at_a_time(lock):
+    async with owner_connection(target.owner_dsn) as lock, one_at_a_time(lock):
         registry = await migrate_alone(REGISTRY, target)
         if registry.error is not None:
             raise MigrationError(f"the registry: {registry.error}")
@@ -368,36 +368,34 @@ async def upgrade_all(
         ]
         on_outcome(registry, len(todo) + 1)
         outcomes = [registry]
-        async for outcome in _each(todo, target, jobs):
-            on_outcome(outcome, len(todo) + 1)
-            outcomes.append(outcome)
+        async with aclosing(_each(todo, target, jobs)) as rest:
+            async for outcome in rest:
+                on_outcome(outcome, len(todo) + 1)
+                outcomes.append(outcome)
         return outcomes
 
 
 async def downgrade(target: Target, schemas: list[str]) -> list[Outcome]:
     """Take each schema one step back, or back to `target.to`."""
-    async with owner_connection(target.owner_dsn) as lock, _one_at_a_time(lock):
+    async with owner_connection(target.owner_dsn) as lock, one_at_a_time(lock):
         return [await migrate_alone(schema, target) for schema in schemas]
 
 
-async def _each(schemas: list[str], target: Target, jobs: int) -> Any:
+async def _each(schemas: list[str], target: Target, jobs: int) -> AsyncGenerator[Outcome, None]:
     if jobs == 1 or len(schemas) < SCHEMAS_WORTH_A_PROCESS:
         for schema in schemas:
             yield await migrate_alone(schema, target)
         return
-    loop = asyncio.get_running_loop()
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=spawn) as pool:
-        waiting = as_completed([pool.submit(_in_process, schema, target) for schema in schemas])
-        while (done := await loop.run_in_executor(None, next, waiting, None)) is not None:
-            yield done.result()
+    async with aclosing(in_processes(partial(_in_process, target), schemas, jobs=jobs)) as outcomes:
+        async for outcome in outcomes:
+            yield outcome
 
 
-def _in_process(schema: str, target: Target) -> Outcome:
+def _in_process(target: Target, schema: str) -> Outcome:
     return asyncio.run(migrate_alone(schema, target))
 
 
-class _one_at_a_time:  # noqa: N801  # reads as the words of a sentence where it is used
+class one_at_a_time:  # noqa: N801  # reads as the words of a sentence where it is used
     """Holds the session lock of migrations on a connection that does nothing else."""
 
     def __init__(self, connection: AsyncConnection) -> None:

@@ -28,8 +28,8 @@ def find_bin_dir(account: Account) -> Path:
             if _can_run(copy, account):
                 return copy / _TREE / "bin"
     raise EmbeddedServerError(
-        f"User {name_of(account.uid)} cannot run PostgreSQL in {package}, nor a copy in /var/lib or "
-        f"/var/tmp: install the product where everybody can read it, or set DATABASE_URL."
+        f"User {name_of(account.uid)} cannot run PostgreSQL in {package}, nor a copy in /var/lib "
+        f"or /var/tmp: install the product where everybody can read it, or set DATABASE_URL."
     )
 
 
@@ -65,7 +65,7 @@ def _copy_once(package: Path, base: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=base) as unfinished:
             whole = Path(unfinished) / "whole"
             _copy(package, whole)
-            with suppress(FileExistsError, OSError):  # Another process was faster.
+            with suppress(OSError):  # Another process was faster.
                 whole.rename(target)
     return target / _PACKAGE
 

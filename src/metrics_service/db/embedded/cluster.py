@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from metrics_service.db.embedded.places import Places
+from metrics_service.db.embedded.places import Places, write_new
 from metrics_service.errors import EmbeddedServerError
 
 MAJOR_VERSION = "18"
@@ -74,8 +74,7 @@ def write_settings(places: Places) -> None:
         if places.settings.read_text() == SETTINGS:
             return
     unfinished = places.settings.with_suffix(".new")
-    unfinished.unlink(missing_ok=True)
-    unfinished.write_text(SETTINGS)
+    write_new(unfinished, SETTINGS)
     unfinished.chmod(0o644)
     unfinished.replace(places.settings)
 
@@ -100,7 +99,8 @@ def _initialise(unfinished: Path, places: Places, bin_dir: Path) -> None:
     places.account.take(file)
     os.close(file)
     _run(places, (bin_dir / "initdb", "-D", unfinished, *_INITDB_OPTIONS))
-    with (unfinished / "postgresql.conf").open("a") as conf:
+    file = os.open(unfinished / "postgresql.conf", os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    with os.fdopen(file, "a") as conf:
         conf.write(f"\ninclude_if_exists '../{places.settings.name}'\n")
         conf.flush()
         os.fsync(conf.fileno())
@@ -134,7 +134,7 @@ def _run(places: Places, command: Sequence[str | Path], *, text: str = "") -> No
     if done.returncode != 0:
         output = f"{done.stdout}\n{done.stderr}"
         with suppress(OSError):
-            places.start_log.write_text(output)
+            write_new(places.start_log, output)
         raise EmbeddedServerError(
             f"The database could not be made in {places.home}: {last_complaint(output)}."
             f"{hint_at_disk(places.home)} Log: {places.start_log}"

@@ -5,13 +5,13 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from metrics_service.errors import EmbeddedServerError
 
 _POLL_S = 0.01
 _open: set[int] = set()
-_is_watching_forks = False
 
 
 def open_lock(path: Path) -> int:
@@ -93,12 +93,10 @@ class Lease:
         close_lock(self._file)
 
 
+@cache
 def _watch_forks() -> None:
     """Let a forked child keep no lock of its parent's: it would hold it on after the parent."""
-    global _is_watching_forks
-    if not _is_watching_forks:
-        _is_watching_forks = True
-        os.register_at_fork(after_in_child=_drop_inherited)
+    os.register_at_fork(after_in_child=_drop_inherited)
 
 
 def _drop_inherited() -> None:

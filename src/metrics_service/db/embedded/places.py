@@ -130,6 +130,13 @@ def shared_bases() -> Iterator[Path]:
                 yield base
 
 
+def write_new(path: Path, text: str) -> None:
+    """Write it anew, never through a link: as root, this may be another user's directory."""
+    path.unlink(missing_ok=True)
+    with path.open("x") as file:
+        file.write(text)
+
+
 def _find_as_user(root: Path) -> Places:
     home = _read_pointer(root) or root
     data_dir = home / "postgres"
@@ -162,9 +169,10 @@ def _move_out(root: Path, base: Path) -> Path:
     home.chmod(0o755)
     pointer = _pointer(root)
     unfinished = pointer.with_suffix(".new")
-    unfinished.write_text(
+    write_new(
+        unfinished,
         f"{home}\n\nThe database is in the directory above, since the user that PostgreSQL runs as "
-        f"cannot enter this one.\nKeep this file as long as you want to keep the data.\n"
+        f"cannot enter this one.\nKeep this file as long as you want to keep the data.\n",
     )
     unfinished.replace(pointer)
     return home

@@ -21,14 +21,16 @@ from metrics_service.db.embedded.places import PORT, Places
 from metrics_service.db.embedded.processes import find_processes
 from metrics_service.errors import EmbeddedServerError
 
-START_PATIENCE_S = 120.0
-"""Recovery after a crash may read a gigabyte of WAL."""
+# Recovery after a crash may read a gigabyte of WAL.
+_START_PATIENCE_S = 120.0
+_START_ATTEMPTS = 3
 _STOP_PATIENCE_S = 30.0
 _QUIT_PATIENCE_S = 5.0
 _ORPHAN_GRACE_S = 1.0
 _ORPHAN_PATIENCE_S = 20.0
 _POLL_S = 0.01
 _KEPT_LOGS = 5
+_STATUS_LINE = 7  # of postmaster.pid
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,22 @@ class Postmaster:
     places: Places
     bin_dir: Path
 
-    def is_alive(self) -> bool:
-        """Cheap: is somebody listening, who does not mean to end."""
-        return self._status() != "stopping" and self._is_listening()
+    def is_ready(self) -> bool:
+        """Cheap: it says so, and listens still."""
+        return self._status() == "ready" and self._is_listening()
 
     def ensure(self) -> None:
         """Have it running and ready. The caller holds the start lock."""
-        if not self.is_alive():
-            self._start()
-        self._await_ready()
+        for _ in range(_START_ATTEMPTS):
+            process = None if self._is_alive() else self._start()
+            if self._becomes_ready(process):
+                return
+            if process is not None and (process.poll() or 0) >= 0:
+                break  # Not killed by somebody: it gave up by itself, or takes for ever.
+        raise EmbeddedServerError(
+            f"PostgreSQL does not start: {self._complaint()}.{hint_at_disk(self.places.data_dir)} "
+            f"Logs: {self.places.start_log} and {self.places.data_dir / 'log'}"
+        )
 
     def stop(self) -> None:
         """End it with everything it started. The caller holds the start lock."""
@@ -69,13 +78,26 @@ class Postmaster:
                 self.places.data_dir / "log", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
             )
             try:
-                names = sorted(n for n in os.listdir(directory) if n.startswith("postgresql-"))
-                for name in names[:-_KEPT_LOGS]:
+                names = sorted(entry.name for entry in os.scandir(directory))
+                logs = [name for name in names if name.startswith("postgresql-")]
+                for name in logs[:-_KEPT_LOGS]:
                     os.unlink(name, dir_fd=directory)
             finally:
                 os.close(directory)
 
-    def _start(self) -> None:
+    def _is_alive(self) -> bool:
+        """Somebody listens who does not mean to end."""
+        return self._status() != "stopping" and self._is_listening()
+
+    def _becomes_ready(self, process: subprocess.Popen[bytes] | None) -> bool:
+        def is_settled() -> bool:
+            has_ended = not self._is_alive() if process is None else process.poll() is not None
+            return has_ended or self.is_ready()
+
+        _wait(is_settled, _START_PATIENCE_S)
+        return self.is_ready()
+
+    def _start(self) -> subprocess.Popen[bytes]:
         write_settings(self.places)
         self.places.renew_socket_dir()
         self.prune_logs()
@@ -87,7 +109,7 @@ class Postmaster:
             process = self._spawn(alive)
         # Reaped as soon as it ends: a zombie would pass for a living process.
         threading.Thread(target=process.wait, name="postmaster", daemon=True).start()
-        self._await_ready(process)
+        return process
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
@@ -139,19 +161,6 @@ class Postmaster:
         finally:
             os.close(output)
 
-    def _await_ready(self, process: subprocess.Popen[bytes] | None = None) -> None:
-        def is_settled() -> bool:
-            is_ready = self._status() == "ready" and self._is_listening()
-            return is_ready or (process is not None and process.poll() is not None)
-
-        is_settled_in_time = _wait(is_settled, START_PATIENCE_S)
-        if not is_settled_in_time or (process is not None and process.poll() is not None):
-            raise EmbeddedServerError(
-                f"PostgreSQL does not start: {self._complaint()}."
-                f"{hint_at_disk(self.places.data_dir)} Logs: {self.places.start_log} and "
-                f"{self.places.data_dir / 'log'}"
-            )
-
     def _complaint(self) -> str:
         logs = sorted((self.places.data_dir / "log").glob("postgresql-*.log"))
         texts = [log.read_text(errors="replace") for log in (*logs[-1:], self.places.start_log)]
@@ -190,7 +199,7 @@ class Postmaster:
 
     def _status(self) -> str:
         lines = self._read_pid_file()
-        return lines[7].strip() if len(lines) > 7 else ""
+        return lines[_STATUS_LINE].strip() if len(lines) > _STATUS_LINE else ""
 
     def _read_pid_file(self) -> list[str]:
         try:

@@ -12,10 +12,10 @@ from metrics_service.db.embedded.binaries import find_bin_dir
 from metrics_service.db.embedded.cluster import DATABASE, ensure_cluster
 from metrics_service.db.embedded.locks import Lease, exclusive
 from metrics_service.db.embedded.places import PORT, find_places, lease_lock, start_lock
-from metrics_service.db.embedded.postmaster import START_PATIENCE_S, Postmaster
+from metrics_service.db.embedded.postmaster import Postmaster
 from metrics_service.errors import EmbeddedServerError
 
-_LOCK_PATIENCE_S = 2 * START_PATIENCE_S
+_LOCK_PATIENCE_S = 240.0
 _WATCH_INTERVAL_S = 2.0
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class EmbeddedServer:
             raise EmbeddedServerError(
                 "This embedded server was left, or joined before a fork: join it again."
             )
-        if self._postmaster.is_alive():
+        if self._postmaster.is_ready():
             return
         with _deciding(self._postmaster.places.root):
             self._postmaster.ensure()

@@ -1,0 +1,140 @@
+"""The only place where the parts meet; read it first.
+
+A request goes through the layers from the outside in: it is named and logged, its head is judged, the
+host gives the tenant, the credential must be that tenant's, the body is read and inflated; then the
+framework finds the handler, which opens one transaction that sees this tenant alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.types import ASGIApp
+
+from metrics_service import logs
+from metrics_service.dashboards.controller import DashboardController
+from metrics_service.db.engine import runtime_engine, warm
+from metrics_service.db.pages import CursorSigner
+from metrics_service.errors import DatabaseUnreachableError
+from metrics_service.health import controller as health
+from metrics_service.http.access_log import AccessLog
+from metrics_service.http.auth import CredentialGate
+from metrics_service.http.body import BodyGuard
+from metrics_service.http.dependencies import Database, provide_caller, provide_tx
+from metrics_service.http.failures import EXCEPTION_HANDLERS
+from metrics_service.http.guard import HeadGuard
+from metrics_service.http.me import get_me
+from metrics_service.http.sealing import Sealer
+from metrics_service.http.tenant import TenantGate
+from metrics_service.http.throttle import FailureThrottle
+from metrics_service.ingest.tool_names import ToolNames
+from metrics_service.keys.controller import KeyController
+from metrics_service.model_calls.controller import ModelCallController
+from metrics_service.sessions.controller import MetricsSessionController
+from metrics_service.settings import Settings, load_settings
+from metrics_service.tenants.authenticate import KeyRing
+from metrics_service.tenants.listener import RegistryListener
+from metrics_service.tenants.resolve import TenantDirectory
+from metrics_service.tool_metrics.controller import ToolMetricController
+
+ROUTES = [
+    get_me,
+    MetricsSessionController,
+    ToolMetricController,
+    ModelCallController,
+    DashboardController,
+    KeyController,
+    health.live,
+    health.ready,
+]
+
+OPENAPI = OpenAPIConfig(
+    title="Metrics Service",
+    version="1",
+    description="What your coding agents and developer tools do: sessions, tool calls, model calls.",
+    path="/schema",
+    components=Components(
+        security_schemes={
+            "key": SecurityScheme(type="http", scheme="bearer", description="An API key."),
+        }
+    ),
+    security=[{"key": []}],
+)
+
+
+def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGIApp:
+    """Build one process's application; it connects when its lifespan begins."""
+    engine = runtime_engine(
+        runtime_dsn,
+        pool_max=settings.database_pool_max,
+        pool_timeout_ms=settings.database_pool_timeout_ms,
+    )
+    listener = RegistryListener(direct_dsn, on_change=lambda tenant_id: forget(tenant_id))
+    directory = TenantDirectory(
+        engine, base_domain=settings.metrics_base_domain, ttl_s=listener.ttl_s
+    )
+    keys = KeyRing(engine, ttl_s=listener.ttl_s)
+    secret = settings.secret_key()
+    database = Database(
+        engine=engine,
+        signer=CursorSigner(secret),
+        tool_names=ToolNames(),
+        sealer=Sealer(secret),
+        query_timeout_ms=settings.database_query_timeout_ms,
+    )
+
+    def forget(tenant_id: UUID | None) -> None:
+        directory.forget(tenant_id)
+        keys.forget(tenant_id)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        listener.start()
+        await warm(engine, settings.database_pool_min)
+        try:
+            yield
+        finally:
+            app.state.is_draining = True
+            await listener.stop()
+            await engine.dispose()
+
+    litestar = Litestar(
+        route_handlers=ROUTES,
+        dependencies={"caller": Provide(provide_caller), "tx": Provide(provide_tx)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=[lifespan],
+        logging_config=None,
+        openapi_config=OPENAPI,
+        state=State({"database": database, "is_draining": False}),
+    )
+    app: ASGIApp = BodyGuard(litestar)
+    app = CredentialGate(
+        app,
+        keys,
+        throttle=FailureThrottle(settings.metrics_auth_failures_per_minute),
+        trusted_proxies=settings.trusted_proxies,
+    )
+    app = TenantGate(app, directory)
+    app = HeadGuard(app)
+    return AccessLog(app)
+
+
+def serve_app() -> ASGIApp:
+    """What each worker of the server runs: the application of its environment."""
+    settings = load_settings()
+    logs.configure_logging(settings.metrics_log_level, json=not sys.stdout.isatty())
+    if settings.database_url is None:
+        raise DatabaseUnreachableError("a worker is told where the database is by DATABASE_URL")
+    return create_app(
+        settings,
+        runtime_dsn=settings.database_url,
+        direct_dsn=settings.database_direct_url or settings.database_url,
+    )

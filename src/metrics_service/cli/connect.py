@@ -1,0 +1,73 @@
+"""What every command opens first: the settings, the database, one connection of the owner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from metrics_service.db.addresses import Addresses, database_addresses
+from metrics_service.db.engine import owner_connection
+from metrics_service.errors import MalformedRequestError, SettingsError
+from metrics_service.settings import Settings, load_settings
+from metrics_service.tenants.initialise import prepare_embedded
+from metrics_service.tenants.names import normalize_host, strip_base
+
+Result = TypeVar("Result")
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """The settings, and where the database is."""
+
+    settings: Settings
+    addresses: Addresses
+
+    @property
+    def base_domain(self) -> str:
+        return base_domain_of(self.settings)
+
+    def tenant_name(self, given: str) -> str:
+        """A slug, id or domain as the registry spells it."""
+        try:
+            return strip_base(normalize_host(given), self.base_domain)
+        except MalformedRequestError:
+            return given
+
+    def as_owner(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """Do the work on one connection of the owner, which is in no transaction yet."""
+
+        async def connected() -> Result:
+            async with owner_connection(self.addresses.require_owner()) as connection:
+                return await work(connection)
+
+        return asyncio.run(connected())
+
+    def in_transaction(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
+        """As `as_owner`, in one transaction."""
+
+        async def begun(connection: AsyncConnection) -> Result:
+            async with connection.begin():
+                return await work(connection)
+
+        return self.as_owner(begun)
+
+
+def base_domain_of(settings: Settings) -> str:
+    try:
+        return normalize_host(settings.metrics_base_domain)
+    except MalformedRequestError:
+        raise SettingsError("METRICS_BASE_DOMAIN is not a host name") from None
+
+
+@contextmanager
+def opened_database(*, upgrade: bool = False, prepare: bool = True) -> Iterator[Opened]:
+    """Say where the database is; an empty embedded one is initialised, if `prepare` allows."""
+    settings = load_settings()
+    with database_addresses(settings) as addresses:
+        if prepare:
+            asyncio.run(prepare_embedded(addresses, upgrade=upgrade))
+        yield Opened(settings, addresses)

@@ -1,0 +1,115 @@
+"""`metrics-service demo`: everything set up and served, with something to paste."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import rich_click as click
+from sqlalchemy import text
+
+from metrics_service.cli.connect import Opened
+from metrics_service.cli.output import progress
+from metrics_service.cli.serve import (
+    binding_of,
+    database_to_serve,
+    host_option,
+    port_option,
+    serve_on,
+    workers_option,
+)
+from metrics_service.cli.server import Binding
+from metrics_service.db.engine import owner_connection
+from metrics_service.db.roles import OWNER
+from metrics_service.seeds import seed
+from metrics_service.settings import load_settings
+from metrics_service.tenants.initialise import default_jobs, target_of
+from metrics_service.tenants.keys import create_key
+from metrics_service.tenants.migrate import upgrade_all
+from metrics_service.tenants.provision import Tenant, get_tenant, notify
+
+KEY_NAME = "demo"
+KEY_LIVES = timedelta(days=7)
+
+
+class DemoTenant(msgspec.Struct, frozen=True):
+    """A tenant to look at, and the key for it."""
+
+    tenant: Tenant
+    key: str
+
+
+@click.command()
+@host_option
+@port_option
+@workers_option
+def demo(host: str | None, port: int | None, workers: int | None) -> None:
+    """Set up a database with three tenants and 30 days of history, and serve it."""
+    binding = binding_of(load_settings(), host, port, workers)
+    with database_to_serve() as opened:
+        tenants = asyncio.run(_set_up(opened))
+        serve_on(
+            opened,
+            binding,
+            on_ready=lambda: click.echo(introduction(tenants, binding, opened.base_domain)),
+        )
+
+
+async def _set_up(opened: Opened) -> list[DemoTenant]:
+    addresses = opened.addresses
+    if addresses.embedded is None:
+        await upgrade_all(target_of(addresses), jobs=default_jobs())
+    with progress() as advance:
+        report = await seed(
+            addresses,
+            "development",
+            force=False,
+            clear=False,
+            on_progress=advance,
+            base_domain=opened.base_domain,
+        )
+    return [await _with_key(addresses.require_owner(), seeded.slug) for seeded in report.tenants]
+
+
+async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
+    """Issue this run's key, and forget those of earlier runs, which nobody has written down."""
+    async with owner_connection(owner_dsn) as connection, connection.begin():
+        await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+        tenant = await get_tenant(connection, slug)
+        await connection.execute(
+            text(
+                """
+                DELETE FROM public.api_keys
+                WHERE tenant_id = :id AND name = :name AND user_id IS NULL
+                """
+            ),
+            {"id": tenant.id, "name": KEY_NAME},
+        )
+        await notify(connection, tenant.id)
+        issued = await create_key(
+            connection, tenant.id, scopes=["ingest", "read"], name=KEY_NAME, expires_in=KEY_LIVES
+        )
+        return DemoTenant(tenant, issued.key)
+
+
+def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) -> str:
+    """What `demo` prints when it serves: for each tenant an address, a key, two commands."""
+    parts = [f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."]
+    for shown in tenants:
+        url = f"http://{shown.tenant.domain}.{base_domain}:{binding.port}"
+        authorization = f"-H 'Authorization: Bearer {shown.key}'"
+        item = {"tool_name": "Bash", "started_at": _now(), "duration_ms": 42.5}
+        batch = msgspec.json.encode([item]).decode()
+        parts.append(
+            f"{shown.tenant.name} ({shown.tenant.subscription_plan})  {url}\n"
+            f"  key   {shown.key}  (read and ingest, for {KEY_LIVES.days} days)\n"
+            f"  read  curl -s {authorization} '{url}/api/v1/sessions?limit=3'\n"
+            f"  send  curl -s {authorization} -H 'Content-Type: application/json'"
+            f" -d '{batch}' '{url}/api/v1/tool-metrics/batch'"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,101 @@
+"""`metrics-service serve`: the HTTP server on a database that is ready for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import asyncpg
+import rich_click as click
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from metrics_service.cli.connect import Opened, opened_database
+from metrics_service.cli.server import Binding, check_port, run_server
+from metrics_service.db.engine import owner_connection
+from metrics_service.errors import MigrationError
+from metrics_service.logs import configure_logging
+from metrics_service.settings import Settings, load_settings
+from metrics_service.tenants.migrate import REGISTRY, is_behind
+
+host_option = click.option("--host", help="METRICS_HOST by default.")
+port_option = click.option("--port", type=click.IntRange(1, 65535), help="METRICS_PORT by default.")
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, 256), help="METRICS_WORKERS by default."
+)
+
+
+@click.command()
+@host_option
+@port_option
+@workers_option
+def serve(host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve HTTP until SIGTERM or Ctrl-C; requests in flight are answered first."""
+    binding = binding_of(load_settings(), host, port, workers)
+    with database_to_serve() as opened:
+        serve_on(
+            opened, binding, on_ready=lambda: click.echo(f"Metrics Service serves {binding.url}")
+        )
+
+
+def binding_of(
+    settings: Settings, host: str | None, port: int | None, workers: int | None
+) -> Binding:
+    """Where to listen; raises `PortTakenError` before anything is started."""
+    return check_port(
+        Binding(
+            host=host or settings.metrics_host,
+            port=port or settings.metrics_port,
+            workers=workers or settings.metrics_workers,
+        )
+    )
+
+
+@contextmanager
+def database_to_serve() -> Iterator[Opened]:
+    """Open the database; the embedded one is brought to head and looked after."""
+    with opened_database(upgrade=True) as opened:
+        embedded = opened.addresses.embedded
+        with embedded.watched() if embedded is not None else nullcontext():
+            yield opened
+
+
+def serve_on(opened: Opened, binding: Binding, *, on_ready: Callable[[], None]) -> None:
+    settings = opened.settings
+    tell_workers(opened, binding)
+    asyncio.run(require_head(opened.addresses.runtime))
+    configure_logging(settings.metrics_log_level, json=not os.isatty(1))
+    run_server(binding, is_verbose=settings.metrics_log_level == "debug", on_ready=on_ready)
+
+
+def tell_workers(opened: Opened, binding: Binding) -> None:
+    """Leave in the environment what workers read their settings from, and no more."""
+    os.environ["METRICS_SECRET_KEY"] = opened.settings.secret_key().decode()
+    os.environ["DATABASE_URL"] = opened.addresses.runtime
+    os.environ["METRICS_HOST"], os.environ["METRICS_PORT"] = binding.host, str(binding.port)
+    # Only the command line and maintenance may own.
+    os.environ.pop("DATABASE_OWNER_URL", None)
+    if opened.addresses.embedded is not None:
+        os.environ.pop("DATABASE_DIRECT_URL", None)
+
+
+async def require_head(runtime_dsn: str) -> None:
+    """Raise `MigrationError` unless the registry is at head, or ahead."""
+    try:
+        async with owner_connection(runtime_dsn) as connection:
+            revision = await connection.scalar(
+                text("SELECT public.schema_revision(:schema)"), {"schema": REGISTRY}
+            )
+    except DBAPIError as error:
+        cause = error.orig.__cause__ if error.orig else None
+        if isinstance(cause, (asyncpg.UndefinedFunctionError, asyncpg.InsufficientPrivilegeError)):
+            raise MigrationError(
+                "the database is not initialised; run 'metrics-service db init'"
+            ) from error
+        raise
+    if is_behind("registry", revision):
+        raise MigrationError(
+            f"the registry is behind this release ({revision}); run 'metrics-service db upgrade'"
+        )

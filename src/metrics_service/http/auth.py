@@ -1,0 +1,87 @@
+"""The credential must be the tenant's own."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from metrics_service.errors import MetricsServiceError, UnauthenticatedError
+from metrics_service.http.problems import send_problem
+from metrics_service.http.throttle import FailureThrottle, InFlight, client_address
+from metrics_service.tenants.authenticate import KeyRing, Principal
+
+PROTECTED = ("/api/",)
+MAX_CREDENTIAL_LENGTH = 512
+
+
+class CredentialGate:
+    """Middleware: puts the principal into `scope["user"]` for paths that need one."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        *,
+        throttle: FailureThrottle,
+        trusted_proxies: Sequence[IPv4Network | IPv6Network],
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._throttle = throttle
+        self._trusted_proxies = trusted_proxies
+        self._in_flight = InFlight()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(PROTECTED):
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope["user"] = await self._authenticate(scope)
+            # Behind the credential: a stranger cannot use up what is the tenant's.
+            with self._in_flight.hold(scope["state"]["tenant"].id):
+                await self._app(scope, receive, send)
+        except MetricsServiceError as error:
+            await send_problem(error, scope, send)
+
+    async def _authenticate(self, scope: Scope) -> Principal:
+        key = credential(scope)
+        tenant_id = scope["state"]["tenant"].id
+        principal = await self._keys.find_principal(tenant_id, key) if key is not None else None
+        if principal is not None:
+            return principal
+        # Only failing attempts are counted and refused: a valid credential is always served.
+        address = client_address(scope, self._trusted_proxies)
+        host = scope["state"]["host"]
+        self._throttle.check(address, host)
+        self._throttle.record_failure(address, host)
+        raise UnauthenticatedError
+
+
+def credential(scope: Scope) -> str | None:
+    """The key of `X-API-Key` or `Authorization`, as Bearer or as the password of Basic."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in (b"authorization", b"x-api-key"):
+            if name in found:
+                return None
+            found[name] = value
+    key = found[b"x-api-key"] if b"x-api-key" in found else _authorization(found)
+    if key is None or not 0 < len(key) <= MAX_CREDENTIAL_LENGTH or not key.isascii():
+        return None
+    return key.decode()
+
+
+def _authorization(found: dict[bytes, bytes]) -> bytes | None:
+    scheme, _, value = found.get(b"authorization", b"").strip().partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return None
+    return None

@@ -1,0 +1,94 @@
+"""What handlers are given: who asks, and a door to the database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+from litestar.connection import ASGIConnection, Request
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Guard
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from metrics_service.db.pages import CursorSigner
+from metrics_service.db.tenancy import (
+    ContextConnection,
+    TenantContext,
+    tenant_connection,
+    tenant_session,
+)
+from metrics_service.errors import ForbiddenError
+from metrics_service.http.sealing import Sealer
+from metrics_service.ingest.tool_names import ToolNames
+from metrics_service.tenants.authenticate import Principal
+from metrics_service.tenants.resolve import ServedTenant
+
+AnyRequest: TypeAlias = Request[Principal, Any, Any]
+
+
+class Database(msgspec.Struct, frozen=True):
+    """What one process holds for all its requests."""
+
+    engine: AsyncEngine
+    signer: CursorSigner
+    tool_names: ToolNames
+    sealer: Sealer
+    query_timeout_ms: int
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks; opens transactions that see this tenant's rows and no others."""
+
+    tenant: ServedTenant
+    principal: Principal
+    database: Database
+
+    @property
+    def tenant_id(self) -> UUID:
+        return self.tenant.id
+
+    def context(self, *, read_only: bool) -> TenantContext:
+        return TenantContext(
+            tenant_id=self.tenant.id,
+            user_id=self.principal.user_id,
+            timeout_ms=self.database.query_timeout_ms,
+            read_only=read_only,
+        )
+
+    def reading(self) -> AbstractAsyncContextManager[ContextConnection]:
+        """The door for hot SQL, READ ONLY."""
+        return tenant_connection(self.database.engine, self.context(read_only=True))
+
+    def writing(self) -> AbstractAsyncContextManager[ContextConnection]:
+        """The door for hot SQL; commits when it closes."""
+        return tenant_connection(self.database.engine, self.context(read_only=False))
+
+
+async def provide_caller(request: AnyRequest) -> Caller:
+    return Caller(
+        tenant=request.scope["state"]["tenant"],
+        principal=request.user,
+        database=request.app.state.database,
+    )
+
+
+async def provide_tx(request: AnyRequest, caller: Caller) -> AsyncIterator[AsyncSession]:
+    """One ORM transaction per request, committed before the answer is sent."""
+    # The only generator dependency: two would end together and wrap a failed commit in a group.
+    read_only = request.method in {"GET", "HEAD"}
+    context = caller.context(read_only=read_only)
+    async with tenant_session(caller.database.engine, context) as tx:
+        yield tx
+
+
+def requires(scope: str) -> Guard:
+    """A guard that lets only principals with the scope through."""
+
+    def guard(connection: ASGIConnection[Any, Principal, Any, Any], _: BaseRouteHandler) -> None:
+        if not connection.user.allows(scope):
+            raise ForbiddenError(f"this key lacks the scope {scope}")
+
+    return guard

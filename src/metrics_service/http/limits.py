@@ -1,0 +1,55 @@
+"""How large a request may be and what it may be made of, by its path; one table for the edge."""
+
+from __future__ import annotations
+
+import re
+
+from metrics_service.errors import BodyTooLargeError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+MAX_HEADER_BYTES = 16 * KIB
+MAX_TARGET_BYTES = 8 * KIB
+MAX_DEPTH = 64
+BODY_PATIENCE_S = 30.0
+
+MAX_BODY_BYTES = 1 * MIB
+MAX_BATCH_BYTES = 20 * MIB
+MAX_OTLP_BYTES = 64 * MIB
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+BATCH_PATHS = frozenset({"/api/v1/tool-metrics/batch", "/api/v1/sessions/batch"})
+JSON_TYPES = frozenset({"application/json"})
+LINE_TYPES = frozenset({"application/x-ndjson", "application/jsonl"})
+OTLP_PREFIXES = ("/v1/", "/i/")
+JSON_PREFIXES = ("/api/", "/operator/api/")
+
+_slashes = re.compile(r"//+")
+
+
+def routed_path(path: str) -> str:
+    """The path as the router will read it: `//api/v1/x/` must not slip past a rule for `/api/`."""
+    return _slashes.sub("/", f"/{path.strip('/')}") if "//" in path or path[-1:] == "/" else path
+
+
+def max_body_bytes(path: str) -> int:
+    """The most bytes a body may have, as it arrives and after inflating."""
+    if path in BATCH_PATHS:
+        return MAX_BATCH_BYTES
+    return MAX_OTLP_BYTES if path.startswith(OTLP_PREFIXES) else MAX_BODY_BYTES
+
+
+def too_large(path: str) -> BodyTooLargeError:
+    return BodyTooLargeError(f"a body may have {max_body_bytes(path)} bytes here")
+
+
+def takes_json(path: str) -> bool:
+    return path.startswith(JSON_PREFIXES)
+
+
+def is_otlp(path: str) -> bool:
+    return path.startswith(OTLP_PREFIXES)

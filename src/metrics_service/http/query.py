@@ -1,0 +1,83 @@
+"""Query parameters as a struct: parsed strictly, documented from the same definition."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+from litestar.connection import Request
+from litestar.openapi.spec import Operation, Parameter, Schema
+
+from metrics_service.errors import InvalidQueryError
+from metrics_service.http.bodies import field_error
+
+QueryT = TypeVar("QueryT", bound=msgspec.Struct)
+
+
+def parse_query(request: Request[Any, Any, Any], kind: type[QueryT]) -> QueryT:
+    """Read the query string; raises `InvalidQueryError` that names the parameter."""
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in values:
+            raise InvalidQueryError(f"parameter {name} is given twice")
+        values[name] = value
+    unknown = values.keys() - known_names(kind)
+    if unknown:
+        raise InvalidQueryError(f"there is no parameter {sorted(unknown)[0][:64]}")
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidQueryError(_named(error)) from None
+
+
+@cache
+def known_names(kind: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(kind))
+
+
+def _named(error: msgspec.ValidationError) -> str:
+    found = field_error(error)
+    return f"parameter {found.field}: {found.reason}"
+
+
+def query_operation(kind: type[msgspec.Struct]) -> type[Operation]:
+    """An OpenAPI operation that lists the struct's fields as query parameters."""
+    _, components = msgspec.json.schema_components([kind])
+    described = components[kind.__name__]
+    required = set(described.get("required", ()))
+
+    class QueryOperation(Operation):
+        def __post_init__(self) -> None:
+            self.parameters = [
+                *(self.parameters or []),
+                *(
+                    Parameter(
+                        name=name,
+                        param_in="query",
+                        required=name in required,
+                        description=schema.get("description"),
+                        schema=_schema(schema),
+                        example=next(iter(schema.get("examples", ())), None),
+                    )
+                    for name, schema in described["properties"].items()
+                ),
+            ]
+
+    return QueryOperation
+
+
+def _schema(described: dict[str, Any]) -> Schema:
+    # A parameter that may be absent is not one that may be null.
+    options = [part for part in described.get("anyOf", [described]) if part.get("type") != "null"]
+    merged = options[0]
+    values = {
+        "type": merged.get("type"),
+        "format": merged.get("format"),
+        "enum": merged.get("enum"),
+        "minimum": merged.get("minimum"),
+        "maximum": merged.get("maximum"),
+        "max_length": merged.get("maxLength"),
+        "default": described.get("default"),
+    }
+    return Schema(**{name: value for name, value in values.items() if value is not None})

@@ -1,0 +1,145 @@
+"""Bounds what one address or one tenant can take from a process, in memory of a fixed size."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+)
+from typing import TypeAlias
+
+import msgspec
+from litestar.types import Scope
+
+from metrics_service.errors import TooManyRequestsError
+from metrics_service.http.headers import values_of
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+
+WINDOW_S = 60.0
+MAX_ENTRIES = 10_000
+UNKNOWN = "unknown"
+IN_FLIGHT_A_TENANT = 64
+
+# One household or host commonly has a whole /64: counting addresses would count nothing.
+_IPV6_PREFIX_BITS = 64
+
+
+class _Failures(msgspec.Struct):
+    since: float
+    count: int
+
+
+class FailureThrottle:
+    """Counts failed authentications by address and host, a minute at a time."""
+
+    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        # Windows are begun in order, so the first entry is always the oldest.
+        self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
+
+    def check(self, address: str, host: str) -> None:
+        """Raise `TooManyRequestsError` when the address failed too often at this host."""
+        if self._per_minute == 0:
+            return
+        failures = self._failures.get((_neighbourhood(address), host))
+        if failures is None or failures.count < self._per_minute:
+            return
+        left_s = failures.since + WINDOW_S - self._clock()
+        if left_s > 0:
+            raise TooManyRequestsError(
+                "too many failed authentications", retry_after_s=math.ceil(left_s)
+            )
+
+    def record_failure(self, address: str, host: str) -> None:
+        if self._per_minute == 0:
+            return
+        key = (_neighbourhood(address), host)
+        now = self._clock()
+        failures = self._failures.get(key)
+        if failures is not None and now < failures.since + WINDOW_S:
+            failures.count += 1
+            return
+        self._failures[key] = _Failures(since=now, count=1)
+        self._failures.move_to_end(key)
+        if len(self._failures) > MAX_ENTRIES:
+            self._failures.popitem(last=False)
+
+
+class InFlight:
+    """Counts what a tenant has under way in this process, so that one cannot take all of it."""
+
+    def __init__(self, limit: int = IN_FLIGHT_A_TENANT) -> None:
+        self._limit = limit
+        self._under_way: dict[Hashable, int] = {}
+
+    @contextmanager
+    def hold(self, tenant: Hashable) -> Iterator[None]:
+        """Take one of the tenant's places; raises `TooManyRequestsError` when all are taken."""
+        count = self._under_way.get(tenant, 0)
+        if count >= self._limit:
+            raise TooManyRequestsError("too many requests at the same time", retry_after_s=1)
+        self._under_way[tenant] = count + 1
+        try:
+            yield
+        finally:
+            self._release(tenant)
+
+    def _release(self, tenant: Hashable) -> None:
+        count = self._under_way.pop(tenant) - 1
+        if count:
+            self._under_way[tenant] = count
+
+
+def client_address(scope: Scope, trusted_proxies: Sequence[Network]) -> str:
+    """The address that the request came from, as far as trusted proxies vouch for it."""
+    client = scope.get("client")
+    peer = _parsed(client[0]) if client else None
+    if peer is None:
+        return UNKNOWN
+    if not _is_trusted(peer, trusted_proxies):
+        return str(peer)
+    return str(_forwarded(scope, trusted_proxies) or peer)
+
+
+def _forwarded(scope: Scope, trusted_proxies: Sequence[Network]) -> Address | None:
+    # From the right: each trusted proxy added who spoke to it, and only that can be believed.
+    header = b",".join(values_of(scope["headers"], b"x-forwarded-for")).decode("latin-1")
+    address = None
+    for text in reversed(header.split(",")):
+        address = _parsed(text.strip())
+        if address is None or not _is_trusted(address, trusted_proxies):
+            return address
+    return address
+
+
+def _is_trusted(address: Address, trusted_proxies: Sequence[Network]) -> bool:
+    return any(address in network for network in trusted_proxies)
+
+
+def _parsed(text: str) -> Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    # A socket for both families shows an IPv4 peer in this disguise; no network list would match.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _neighbourhood(address: str) -> str:
+    if ":" not in address:
+        return address
+    parsed = _parsed(address)
+    if not isinstance(parsed, IPv6Address):
+        return address if parsed is None else str(parsed)
+    return str(IPv6Network((int(parsed), _IPV6_PREFIX_BITS), strict=False))

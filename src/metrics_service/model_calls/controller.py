@@ -1,0 +1,90 @@
+"""`/api/v1/model-calls`, and the model calls of one session."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from metrics_service.db.pages import Page
+from metrics_service.db.summaries import SummaryMeta, SummaryQuery
+from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.listing import answer_page
+from metrics_service.http.query import parse_query, query_operation
+from metrics_service.ingest.sessions import require_session
+from metrics_service.model_calls.repository import (
+    GROUPS,
+    count_model_calls,
+    fetch_model_calls,
+    summarise_model_calls,
+    model_call_position,
+    model_call_view,
+)
+from metrics_service.model_calls.schemas import (
+    SessionModelCallQuery,
+    ModelCallQuery,
+    ModelCallView,
+    ModelSummary,
+)
+
+class ModelCallController(Controller):
+    path = "/api/v1"
+    tags = ["model calls"]
+
+    @get(
+        "/model-calls",
+        guards=[requires("read")],
+        operation_class=query_operation(ModelCallQuery),
+    )
+    async def list_model_calls(
+        self, request: AnyRequest, caller: NamedDependency[Caller]
+    ) -> Page[ModelCallView]:
+        """List model calls, newest first."""
+        return await _page(request, caller, session_id=None)
+
+    @get(
+        "/sessions/{session_id:uuid}/model-calls",
+        guards=[requires("read")],
+        operation_class=query_operation(SessionModelCallQuery),
+    )
+    async def list_of_session(
+        self, request: AnyRequest, caller: NamedDependency[Caller], session_id: FromPath[UUID]
+    ) -> Page[ModelCallView]:
+        """List the model calls of one session, in order."""
+        return await _page(request, caller, session_id=session_id)
+
+    @get(
+        "/model-calls/summary",
+        guards=[requires("read")],
+        operation_class=query_operation(SummaryQuery),
+    )
+    async def summarise(
+        self, request: AnyRequest, caller: NamedDependency[Caller]
+    ) -> ModelSummary:
+        """Count model calls, tokens and cost by group."""
+        query = parse_query(request, SummaryQuery)
+        async with caller.reading() as connection:
+            rows = await summarise_model_calls(connection, query)
+        return ModelSummary(rows, SummaryMeta(query.from_, query.to, query.groups(GROUPS)))
+
+
+async def _page(
+    request: AnyRequest, caller: Caller, *, session_id: UUID | None
+) -> Page[ModelCallView]:
+    query = parse_query(request, SessionModelCallQuery if session_id else ModelCallQuery)
+    async with caller.reading() as connection:
+        if session_id is not None:
+            await require_session(connection, session_id)
+        return await answer_page(
+            caller,
+            f"/api/v1/model-calls/{session_id}",
+            query,
+            fetch=lambda after, limit, offset: fetch_model_calls(
+                connection, query, session_id=session_id, after=after, limit=limit, offset=offset
+            ),
+            count=lambda: count_model_calls(connection, query, session_id=session_id),
+            position=model_call_position,
+            view=model_call_view,
+        )

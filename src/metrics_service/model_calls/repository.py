@@ -1,0 +1,88 @@
+"""All reading SQL of model calls. No `tenant_id` in sight: row security filters by it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from asyncpg import Record
+
+from metrics_service.db.listing import fact_where, keyset
+from metrics_service.db.pages import Position
+from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.model_calls.schemas import ModelCallQuery, ModelCallView, ModelSummaryRow
+
+COLUMNS = ", ".join(f"f.{name}" for name in ModelCallView.__struct_fields__)
+
+TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_usd_micros",
+)
+MEASURES = ", ".join(
+    (
+        "count(*) AS count",
+        "count(*) FILTER (WHERE f.status = 'error') AS error_count",
+        *(f"coalesce(sum(f.{name}), 0)::bigint AS {name}" for name in TOKENS),
+    )
+)
+
+GROUPS = ("request_model", "provider", "agent", "user_id", "hour", "day")
+
+
+async def fetch_model_calls(
+    connection: ContextConnection,
+    query: ModelCallQuery,
+    *,
+    session_id: UUID | None,
+    after: Position | None,
+    limit: int,
+    offset: int,
+) -> list[Record]:
+    """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
+    where = fact_where(query, session_id=session_id)
+    order = keyset(where, "f", query.sort, after)
+    return await connection.fetch(
+        f"""
+        SELECT {COLUMNS} FROM model_calls f {where} {order}
+        LIMIT {where.bind(limit)} OFFSET {where.bind(offset)}
+        """,
+        *where.values,
+    )
+
+
+async def count_model_calls(
+    connection: ContextConnection, query: ModelCallQuery, *, session_id: UUID | None
+) -> int:
+    where = fact_where(query, session_id=session_id)
+    return int(
+        await connection.fetchval(f"SELECT count(*) FROM model_calls f {where}", *where.values)
+    )
+
+
+def model_call_view(row: Record) -> ModelCallView:
+    return ModelCallView(*row)
+
+
+def model_call_position(row: Record) -> Position:
+    return Position(row["started_at"], row["id"])
+
+
+async def summarise_model_calls(
+    connection: ContextConnection, query: SummaryQuery
+) -> list[ModelSummaryRow]:
+    """One row a group. Raises `InvalidQueryError` when the groups are too many to be read."""
+    groups = query.groups(GROUPS)
+    select, group_by = group_columns(groups)
+    rows = await connection.fetch(
+        f"""
+        SELECT {select} {MEASURES} FROM model_calls f
+        WHERE f.started_at >= $1 AND f.started_at < $2 {group_by}
+        """,
+        query.from_,
+        query.to,
+    )
+    return [ModelSummaryRow(**dict(row)) for row in bounded(rows)]

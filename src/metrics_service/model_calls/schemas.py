@@ -1,0 +1,75 @@
+"""Model calls as clients see them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.db.listing import FactQuery
+from metrics_service.db.summaries import SummaryMeta
+from metrics_service.fields import ShortText
+from metrics_service.ingest.records import CostSource, ModelStatus
+
+
+class ModelCallView(msgspec.Struct, frozen=True):
+    """One request to a language model. `input_tokens` counts cached ones, `output_tokens` reasoning."""
+
+    id: UUID
+    session_id: UUID | None
+    agent: str | None
+    user_id: UUID | None
+    started_at: datetime
+    duration_ms: float | None
+    ttft_ms: float | None
+    status: ModelStatus
+    error_type: str | None
+    provider: str | None
+    request_model: str | None
+    response_model: str | None
+    input_tokens: int | None
+    input_uncached_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost_usd_micros: int | None
+    cost_source: CostSource
+    attempts: int
+
+
+class ModelCallQuery(FactQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    request_model: ShortText | None = None
+    status: ModelStatus | None = None
+
+
+class SessionModelCallQuery(ModelCallQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Within a session, what happened first comes first."""
+
+    sort: Literal["started_at", "-started_at"] = "started_at"
+
+
+class ModelSummaryRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Model calls of one group; tokens and money are sums over what was reported."""
+
+    count: int
+    error_count: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd_micros: int
+    request_model: str | None | msgspec.UnsetType = msgspec.UNSET
+    provider: str | None | msgspec.UnsetType = msgspec.UNSET
+    agent: str | None | msgspec.UnsetType = msgspec.UNSET
+    user_id: UUID | None | msgspec.UnsetType = msgspec.UNSET
+    hour: datetime | msgspec.UnsetType = msgspec.UNSET
+    day: datetime | msgspec.UnsetType = msgspec.UNSET
+
+
+class ModelSummary(msgspec.Struct, frozen=True):
+    data: list[ModelSummaryRow]
+    meta: SummaryMeta

@@ -1,0 +1,162 @@
+"""Puts a company's seeds into its tenant, and takes them out again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.errors import ConflictError
+from metrics_service.ingest.people import users_by_email
+from metrics_service.ingest.records import ModelCallRecord, ToolMetricRecord
+from metrics_service.ingest.tool_names import ToolNames
+from metrics_service.ingest.write import admit_facts, write_facts, write_sessions
+from metrics_service.seeds.companies import Company
+from metrics_service.seeds.dashboards import BY_PLAN, Dashboard
+from metrics_service.seeds.work import EXTERNAL_ID_PREFIX, Work
+
+FactT = TypeVar("FactT", ToolMetricRecord, ModelCallRecord)
+
+ADD_USERS = """
+INSERT INTO users (id, email, name, role, team)
+SELECT id, email, name, role, team
+FROM json_to_recordset($1::json) AS r(id uuid, email text, name text, role text, team text)
+ORDER BY email
+ON CONFLICT (tenant_id, email) DO NOTHING RETURNING id
+"""
+
+ADD_DASHBOARDS = """
+WITH item AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($1::json) AS r(
+        id uuid, name text, description text, layout jsonb, widgets jsonb, visibility text,
+        tags jsonb, owner_id uuid)
+)
+INSERT INTO dashboard_configs (id, name, description, layout, widgets, visibility, tags, owner_id)
+SELECT id, name, description, layout, widgets, visibility,
+       ARRAY(SELECT jsonb_array_elements_text(tags)), owner_id
+FROM item ORDER BY id
+ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
+"""
+
+# Of the rows themselves, so that the first version is what the dashboard was made as.
+ADD_VERSIONS = """
+INSERT INTO dashboard_versions
+    (dashboard_id, version, name, description, layout, widgets, visibility, tags, author_id)
+SELECT id, version, name, description, layout, widgets, visibility, tags, owner_id
+FROM dashboard_configs WHERE id = ANY ($1::uuid[])
+ON CONFLICT (tenant_id, dashboard_id, version) DO NOTHING
+"""
+
+SEEDED_SESSIONS = "SELECT id FROM metrics_sessions WHERE starts_with(external_id, $1)"
+CLEAR_SESSIONS = (
+    f"DELETE FROM tool_metrics WHERE session_id IN ({SEEDED_SESSIONS})",
+    f"DELETE FROM model_calls WHERE session_id IN ({SEEDED_SESSIONS})",
+    f"DELETE FROM session_tags WHERE session_id IN ({SEEDED_SESSIONS})",
+    "DELETE FROM metrics_sessions WHERE starts_with(external_id, $1)",
+)
+CLEAR_BY_ID = (
+    "DELETE FROM dashboard_configs WHERE id = ANY ($1::uuid[])",
+    "DELETE FROM users WHERE id = ANY ($1::uuid[])",
+)
+
+
+class Written(msgspec.Struct):
+    """How many rows are new."""
+
+    users: int = 0
+    sessions: int = 0
+    tool_metrics: int = 0
+    model_calls: int = 0
+    dashboards: int = 0
+
+
+def seed_id(tenant_id: UUID, what: str) -> UUID:
+    """The id of a seeded row: the same every time, and another one in every tenant."""
+    digest = hashlib.blake2b(f"seed:{what}".encode(), digest_size=16, key=tenant_id.bytes)
+    # Version and variant of RFC 9562's free form.
+    value = int.from_bytes(digest.digest()) & ~(0xF << 76) | 8 << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+async def add_users(connection: ContextConnection, tenant_id: UUID, company: Company) -> int:
+    rows = [
+        {
+            "id": _user_id(tenant_id, person.email),
+            "email": person.email,
+            "name": person.name,
+            "role": person.role,
+            "team": person.team,
+        }
+        for person in company.people
+    ]
+    return len(await connection.fetch(ADD_USERS, _json(rows)))
+
+
+async def add_work(
+    connection: ContextConnection, tenant_id: UUID, works: Sequence[Work], written: Written
+) -> None:
+    """Store sessions and what happened in them, the way that agents' own data goes."""
+    stated = await write_sessions(connection, tenant_id, [work.session for work in works])
+    tool_metrics = [metric for work in works for metric in work.tool_metrics]
+    model_calls = [call for work in works for call in work.model_calls]
+    written.sessions += sum(stated.values())
+    written.tool_metrics += await _add_facts(connection, tenant_id, tool_metrics)
+    written.model_calls += await _add_facts(connection, tenant_id, model_calls)
+
+
+async def _add_facts(connection: ContextConnection, tenant_id: UUID, facts: list[FactT]) -> int:
+    refused = await admit_facts(connection, tenant_id, facts, ToolNames())
+    if refused:
+        raise ConflictError(next(iter(refused.values())).reason)
+    return (await write_facts(connection, tenant_id, facts)).inserted
+
+
+async def add_dashboards(connection: ContextConnection, tenant_id: UUID, company: Company) -> int:
+    # Asked, because somebody else may have made a user of that address.
+    users = await users_by_email(connection, [person.email for person in company.people])
+    owners = {person.role: users[person.email] for person in company.people}
+    rows = [
+        {
+            "id": _dashboard_id(tenant_id, dashboard),
+            "name": dashboard.name,
+            "description": dashboard.description,
+            "layout": dashboard.layout(),
+            "widgets": [widget.stored() for widget in dashboard.widgets],
+            "visibility": dashboard.visibility,
+            "tags": dashboard.tags,
+            "owner_id": owners[dashboard.owner_role],
+        }
+        for dashboard in BY_PLAN[company.plan]
+    ]
+    added = [row["id"] for row in await connection.fetch(ADD_DASHBOARDS, _json(rows))]
+    await connection.execute(ADD_VERSIONS, added)
+    return len(added)
+
+
+async def clear(connection: ContextConnection, tenant_id: UUID, company: Company) -> None:
+    """Remove what was seeded; what anybody else sent to the tenant stays."""
+    for statement in CLEAR_SESSIONS:
+        await connection.execute(statement, EXTERNAL_ID_PREFIX)
+    for statement, ids in zip(CLEAR_BY_ID, _ids(tenant_id, company), strict=True):
+        await connection.execute(statement, ids)
+
+
+def _ids(tenant_id: UUID, company: Company) -> Iterator[list[UUID]]:
+    yield [_dashboard_id(tenant_id, dashboard) for dashboard in BY_PLAN[company.plan]]
+    yield [_user_id(tenant_id, person.email) for person in company.people]
+
+
+def _user_id(tenant_id: UUID, email: str) -> UUID:
+    return seed_id(tenant_id, f"user:{email}")
+
+
+def _dashboard_id(tenant_id: UUID, dashboard: Dashboard) -> UUID:
+    return seed_id(tenant_id, f"dashboard:{dashboard.key}")
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,174 @@
+"""All reading SQL of sessions. No `tenant_id` in sight: row security filters by it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from asyncpg import Record
+
+from metrics_service.db.listing import keyset
+from metrics_service.db.pages import Position
+from metrics_service.db.statements import Where
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.sessions.schemas import SessionPatch, SessionQuery, SessionUser, SessionView
+
+COLUMNS = """
+    s.id, s.agent, s.external_id, s.session_type, s.started_at, s.ended_at, s.user_id,
+    u.email AS user_email, u.name AS user_name, s.repository, s.branch, s.team,
+    ARRAY(SELECT t.tag FROM session_tags t
+          WHERE t.tenant_id = s.tenant_id AND t.session_id = s.id ORDER BY t.tag) AS tags,
+    s.productivity_score, s.metadata::text AS metadata, s.last_event_at, s.tool_call_count, s.tool_error_count,
+    s.model_call_count, s.input_tokens, s.output_tokens, s.cost_usd_micros, s.lines_added,
+    s.lines_removed, s.created_at, s.updated_at
+"""
+TABLES = """
+    metrics_sessions s
+    LEFT JOIN users u ON u.tenant_id = s.tenant_id AND u.id = s.user_id
+"""
+
+FILTERS = {
+    "started_after": "s.started_at >= ?",
+    "started_before": "s.started_at < ?",
+    "user_id": "s.user_id = ?",
+    "agent": "s.agent = ?",
+    "session_type": "s.session_type = ?",
+    "tag": """EXISTS (SELECT FROM session_tags t
+              WHERE t.tenant_id = s.tenant_id AND t.session_id = s.id AND t.tag = ?)""",
+}
+STATUS = {"open": "s.ended_at IS NULL", "closed": "s.ended_at IS NOT NULL"}
+
+
+def _where(query: SessionQuery) -> Where:
+    where = Where()
+    for name, condition in FILTERS.items():
+        if (value := getattr(query, name)) is not None:
+            where.add(condition, value)
+    if query.status is not None:
+        where.require(STATUS[query.status])
+    return where
+
+
+async def fetch_sessions(
+    connection: ContextConnection,
+    query: SessionQuery,
+    *,
+    after: Position | None,
+    limit: int,
+    offset: int,
+) -> list[Record]:
+    """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
+    where = _where(query)
+    order = keyset(where, "s", query.sort, after)
+    return await connection.fetch(
+        f"""
+        SELECT {COLUMNS} FROM {TABLES} {where} {order}
+        LIMIT {where.bind(limit)} OFFSET {where.bind(offset)}
+        """,
+        *where.values,
+    )
+
+
+async def count_sessions(connection: ContextConnection, query: SessionQuery) -> int:
+    where = _where(query)
+    return int(
+        await connection.fetchval(f"SELECT count(*) FROM metrics_sessions s {where}", *where.values)
+    )
+
+
+def position_of(query: SessionQuery) -> Any:
+    column = query.sort.lstrip("-")
+    return lambda row: Position(row[column], row["id"])
+
+
+async def find_session(connection: ContextConnection, session_id: UUID) -> SessionView | None:
+    row = await connection.fetchrow(
+        f"SELECT {COLUMNS} FROM {TABLES} WHERE s.id = $1", session_id
+    )
+    return session_view(row) if row is not None else None
+
+
+async def session_exists(connection: ContextConnection, session_id: UUID) -> bool:
+    found = await connection.fetchval("SELECT 1 FROM metrics_sessions WHERE id = $1", session_id)
+    return found is not None
+
+
+def session_view(row: Record) -> SessionView:
+    (
+        id_, agent, external_id, session_type, started_at, ended_at, user_id, user_email, user_name,
+        repository, branch, team, tags, score, metadata, last_event_at, *totals,
+    ) = row  # fmt: skip
+    return SessionView(
+        id_,
+        agent,
+        external_id,
+        session_type,
+        started_at,
+        ended_at,
+        user_id,
+        user_email,
+        SessionUser(user_id, user_email, user_name) if user_email is not None else None,
+        repository,
+        branch,
+        team,
+        tags,
+        score,
+        msgspec.Raw(metadata.encode()),
+        "open" if ended_at is None else "closed",
+        ((ended_at or last_event_at) - started_at).total_seconds() * 1000,
+        *totals,
+    )
+
+
+async def change_session(
+    connection: ContextConnection, session_id: UUID, patch: SessionPatch
+) -> bool:
+    """Set the given fields; False when there is no such session."""
+    given = patch.given()
+    tags = given.pop("tags", None)
+    where = Where(session_id)
+    changes = ["updated_at = now()"]
+    for name, value in given.items():
+        # Names come from the struct, never from the client.
+        bound = msgspec.json.encode(value).decode() if name == "metadata" else value
+        changes.append(f"{name} = {where.bind(bound)}")
+    if "ended_at" in given or "started_at" in given:
+        changes.append("last_event_at = greatest(last_event_at, started_at)")
+    done = await connection.fetchval(
+        f"UPDATE metrics_sessions SET {', '.join(changes)} WHERE id = $1 RETURNING 1", *where.values
+    )
+    if done is None:
+        return False
+    if tags is not None:
+        await _replace_tags(connection, session_id, tags)
+    return True
+
+
+async def _replace_tags(
+    connection: ContextConnection, session_id: UUID, tags: list[str]
+) -> None:
+    await connection.execute("DELETE FROM session_tags WHERE session_id = $1", session_id)
+    await connection.execute(
+        """
+        INSERT INTO session_tags (session_id, tag)
+        SELECT DISTINCT $1::uuid, value FROM json_array_elements_text($2::json)
+        ON CONFLICT (tenant_id, session_id, tag) DO NOTHING
+        """,
+        session_id,
+        msgspec.json.encode(tags).decode(),
+    )
+
+
+async def delete_session(connection: ContextConnection, session_id: UUID) -> bool:
+    """Delete a session with everything that belongs to it; False when there is none."""
+    # Locked first, so that a batch that is extending it is either seen whole or comes after.
+    found = await connection.fetchval(
+        "SELECT 1 FROM metrics_sessions WHERE id = $1 FOR UPDATE", session_id
+    )
+    if found is None:
+        return False
+    for table in ("tool_metrics", "model_calls", "session_tags"):
+        await connection.execute(f"DELETE FROM {table} WHERE session_id = $1", session_id)
+    await connection.execute("DELETE FROM metrics_sessions WHERE id = $1", session_id)
+    return True

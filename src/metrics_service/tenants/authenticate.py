@@ -1,0 +1,96 @@
+"""From a credential to the principal it stands for, within one tenant."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from metrics_service.cache import TenantCache
+from metrics_service.db.tenancy import registry_connection
+from metrics_service.tenants.keys import hash_key, prefix_of
+
+MAX_KEYS_REMEMBERED = 10_000
+
+NO_HASH = bytes(32)
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who is asking, however it was proven."""
+
+    kind: str
+    id: UUID
+    name: str
+    scopes: frozenset[str]
+    """As granted; `allows` knows what they imply."""
+    user_id: UUID | None = None
+    expires_at: datetime | None = None
+
+    def allows(self, scope: str) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+    @property
+    def role(self) -> str:
+        """The role whose rights come nearest."""
+        for scope, role in (("admin", "admin"), ("write", "editor"), ("read", "viewer")):
+            if scope in self.scopes:
+                return role
+        return "service"
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
+
+class KeyRing:
+    """Checks API keys against their tenant's, and remembers the good ones."""
+
+    def __init__(self, engine: AsyncEngine, *, ttl_s: Callable[[], float]) -> None:
+        self._engine = engine
+        self._remembered: TenantCache[Principal] = TenantCache(MAX_KEYS_REMEMBERED, ttl_s)
+        self._changes = 0
+
+    async def find_principal(self, tenant_id: UUID, key: str) -> Principal | None:
+        """Find whose key this is; None for a key of another tenant as for one of nobody."""
+        key_hash = hash_key(key)
+        principal = self._remembered.get(tenant_id, key_hash)
+        if principal is None:
+            changes = self._changes
+            principal = await self._look_up(tenant_id, key, key_hash)
+            if principal is not None and changes == self._changes:
+                self._remembered.put(tenant_id, key_hash, principal)
+        return None if principal is None or principal.has_expired else principal
+
+    def forget(self, tenant_id: UUID | None) -> None:
+        self._changes += 1
+        if tenant_id is None:
+            self._remembered.clear()
+        else:
+            self._remembered.forget(tenant_id)
+
+    async def _look_up(self, tenant_id: UUID, key: str, key_hash: bytes) -> Principal | None:
+        # Something without the shape of a key takes the same road, to take the same time.
+        async with registry_connection(self._engine) as connection:
+            row = await connection.fetchrow(
+                """
+                SELECT id, name, key_hash, scopes, user_id, expires_at
+                FROM public.find_api_key($1, $2)
+                """,
+                tenant_id,
+                prefix_of(key) or "",
+            )
+        kept = row["key_hash"] if row is not None else NO_HASH
+        if not hmac.compare_digest(kept, key_hash) or row is None:
+            return None
+        return Principal(
+            kind="api_key",
+            id=row["id"],
+            name=row["name"],
+            scopes=frozenset(row["scopes"]),
+            user_id=row["user_id"],
+            expires_at=row["expires_at"],
+        )

@@ -1,0 +1,76 @@
+"""Hears from the database that a tenant, its hosts or its keys changed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from metrics_service.db.engine import CONNECT_TIMEOUT_S
+
+CHANNEL = "metrics_registry"
+
+# Revocation holds everywhere within two seconds, whatever happens to this connection: so it proves
+# every second that it is alive, and after two without proof nobody relies on it.
+HEARTBEAT_S = 1.0
+PROOF_LASTS_S = 1.5
+TTL_WHILE_HEARING_S = 60.0
+TTL_WHILE_DEAF_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class RegistryListener:
+    """Keeps one connection listening; `on_change` gets a tenant's id, or None after a gap."""
+
+    def __init__(self, dsn: str, on_change: Callable[[UUID | None], None]) -> None:
+        self._dsn = dsn
+        self._on_change = on_change
+        self._heard_at = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    def ttl_s(self) -> float:
+        """How long a look-up may be remembered at this moment."""
+        hears = time.monotonic() - self._heard_at < PROOF_LASTS_S
+        return TTL_WHILE_HEARING_S if hears else TTL_WHILE_DEAF_S
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="registry-listener")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                log.warning("registry_listener_lost", reason=type(error).__name__)
+            self._heard_at = float("-inf")
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _listen(self) -> None:
+        connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S)
+        try:
+            await connection.add_listener(CHANNEL, self._heard)
+            # What changed while nobody listened is unknown.
+            self._on_change(None)
+            while True:
+                await connection.execute("SELECT 1", timeout=PROOF_LASTS_S)
+                self._heard_at = time.monotonic()
+                await asyncio.sleep(HEARTBEAT_S)
+        finally:
+            connection.terminate()
+
+    def _heard(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        try:
+            self._on_change(UUID(str(payload)))
+        except ValueError:
+            self._on_change(None)

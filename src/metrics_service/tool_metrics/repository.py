@@ -1,0 +1,102 @@
+"""All reading SQL of tool metrics. No `tenant_id` in sight: row security filters by it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+from asyncpg import Record
+
+from metrics_service.db.listing import fact_where, keyset
+from metrics_service.db.pages import Position
+from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.tool_metrics.schemas import ToolMetricQuery, ToolMetricView, ToolSummaryRow
+
+COLUMNS = """
+    f.id, f.session_id, f.agent, f.user_id, u.email AS user_email, f.tool_name, f.tool_category,
+    f.started_at, f.duration_ms, f.wait_ms, f.status, f.error_type, f.cpu_ms, f.memory_bytes,
+    f.input_bytes, f.output_bytes, coalesce(f.metadata::text, '{}') AS metadata, f.received_at
+"""
+TABLES = "tool_metrics f LEFT JOIN users u ON u.tenant_id = f.tenant_id AND u.id = f.user_id"
+
+# Nearest rank, as the contract has it: a percentile is a duration that really occurred.
+MEASURES = """
+    count(*) AS count,
+    count(*) FILTER (WHERE f.status IN ('error', 'timeout')) AS error_count,
+    avg(f.duration_ms) AS avg_ms,
+    percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY f.duration_ms) AS percentiles
+"""
+
+GROUPS = ("tool_name", "tool_category", "agent", "user_id", "hour", "day")
+
+
+async def fetch_tool_metrics(
+    connection: ContextConnection,
+    query: ToolMetricQuery,
+    *,
+    session_id: UUID | None,
+    after: Position | None,
+    limit: int,
+    offset: int,
+) -> list[Record]:
+    """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
+    where = fact_where(query, session_id=session_id)
+    order = keyset(where, "f", query.sort, after)
+    return await connection.fetch(
+        f"""
+        SELECT {COLUMNS} FROM {TABLES} {where} {order}
+        LIMIT {where.bind(limit)} OFFSET {where.bind(offset)}
+        """,
+        *where.values,
+    )
+
+
+async def count_tool_metrics(
+    connection: ContextConnection, query: ToolMetricQuery, *, session_id: UUID | None
+) -> int:
+    where = fact_where(query, session_id=session_id)
+    return int(
+        await connection.fetchval(f"SELECT count(*) FROM tool_metrics f {where}", *where.values)
+    )
+
+
+def tool_metric_view(row: Record) -> ToolMetricView:
+    *columns, metadata, received_at = row
+    return ToolMetricView(*columns, msgspec.Raw(metadata.encode()), received_at)
+
+
+def tool_metric_position(row: Record) -> Position:
+    return Position(row["started_at"], row["id"])
+
+
+async def summarise_tool_metrics(
+    connection: ContextConnection, query: SummaryQuery
+) -> list[ToolSummaryRow]:
+    """One row a group. Raises `InvalidQueryError` when the groups are too many to be read."""
+    groups = query.groups(GROUPS)
+    select, group_by = group_columns(groups)
+    rows = await connection.fetch(
+        f"""
+        SELECT {select} {MEASURES} FROM tool_metrics f
+        WHERE f.started_at >= $1 AND f.started_at < $2 {group_by}
+        """,
+        query.from_,
+        query.to,
+    )
+    return [_summary_row(row, groups) for row in bounded(rows)]
+
+
+def _summary_row(row: Record, groups: list[str]) -> ToolSummaryRow:
+    p50, p95, p99 = row["percentiles"] or (None, None, None)
+    count, errors = row["count"], row["error_count"]
+    return ToolSummaryRow(
+        count,
+        errors,
+        errors / count if count else 0.0,
+        row["avg_ms"],
+        p50,
+        p95,
+        p99,
+        **{name: row[name] for name in groups},
+    )

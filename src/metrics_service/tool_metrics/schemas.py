@@ -1,0 +1,85 @@
+"""Tool metrics as clients see them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.db.listing import FactQuery
+from metrics_service.db.summaries import SummaryMeta
+from metrics_service.errors import FieldError
+from metrics_service.fields import ShortText, metadata_error, now, window_error
+from metrics_service.ingest.records import ToolMetricRecord, ToolStatus
+
+class ToolMetricView(msgspec.Struct, frozen=True):
+    """One tool call."""
+
+    id: UUID
+    session_id: UUID | None
+    agent: str | None
+    user_id: UUID | None
+    user_email: str | None
+    tool_name: str
+    tool_category: str | None
+    started_at: datetime
+    duration_ms: float | None
+    wait_ms: float | None
+    status: ToolStatus
+    error_type: str | None
+    cpu_ms: float | None
+    memory_bytes: int | None
+    input_bytes: int | None
+    output_bytes: int | None
+    metadata: msgspec.Raw
+    received_at: datetime
+
+
+class ToolMetricQuery(FactQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    tool_name: ShortText | None = None
+    status: ToolStatus | None = None
+
+
+class SessionToolMetricQuery(ToolMetricQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Within a session, what happened first comes first."""
+
+    sort: Literal["started_at", "-started_at"] = "started_at"
+
+
+class ToolSummaryRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Tool calls of one group; percentiles are nearest rank, over the calls that have a duration."""
+
+    count: int
+    error_count: int
+    error_rate: float
+    avg_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    tool_name: str | msgspec.UnsetType = msgspec.UNSET
+    tool_category: str | None | msgspec.UnsetType = msgspec.UNSET
+    agent: str | None | msgspec.UnsetType = msgspec.UNSET
+    user_id: UUID | None | msgspec.UnsetType = msgspec.UNSET
+    hour: datetime | msgspec.UnsetType = msgspec.UNSET
+    day: datetime | msgspec.UnsetType = msgspec.UNSET
+
+
+class ToolSummary(msgspec.Struct, frozen=True):
+    data: list[ToolSummaryRow]
+    meta: SummaryMeta
+
+
+def tool_metric_error(record: ToolMetricRecord) -> FieldError | None:
+    """What the types of a tool metric cannot say."""
+    if record.session_id is not None:
+        if record.external_session_id is not None or record.agent is not None:
+            return FieldError(
+                "give session_id, or agent with external_session_id", field="session_id"
+            )
+    elif record.external_session_id is not None and record.agent is None:
+        return FieldError("is required with external_session_id", field="agent")
+    return window_error("started_at", record.started_at, now()) or (
+        metadata_error(record.metadata) if record.metadata is not None else None
+    )

@@ -1,0 +1,157 @@
+"""A migrated database per run and worker, a fresh tenant per test, the service in front of them.
+
+Without options everything runs on the embedded server. `--admin-url DSN` runs the same tests on
+another one, whose login may create roles and databases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import msgspec
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from metrics_service.db.addresses import MIGRATOR_LOGIN, RUNTIME_LOGIN, SUPERUSER, Addresses
+from metrics_service.db.embedded import embedded_server
+from metrics_service.db.engine import owner_connection, runtime_engine
+from metrics_service.settings import Settings
+from metrics_service.tenants.initialise import initialise, target_of
+from metrics_service.tenants.keys import SCOPES, Scope, create_key
+from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
+
+PASSWORD = "only-for-tests"
+
+
+class SomeTenant(msgspec.Struct, frozen=True):
+    """A tenant of the test's own, which nothing else touches."""
+
+    tenant: Tenant
+    key: str
+
+    @property
+    def id(self):
+        return self.tenant.id
+
+    @property
+    def slug(self) -> str:
+        return self.tenant.slug
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Host": f"{self.tenant.domain}.localhost", "Authorization": f"Bearer {self.key}"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--admin-url", help="run on this server instead of the embedded one")
+
+
+@pytest.fixture(scope="session")
+def server_root() -> Iterator[Path]:
+    """The data directory of the embedded server that this run shares."""
+    # Not pytest's own directory: the server's user must be able to enter, and sockets want it short.
+    shared = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if shared is not None:
+        root = Path(tempfile.gettempdir()) / f"metrics-service-tests-{shared[:12]}"
+        root.mkdir(mode=0o755, exist_ok=True)
+        yield root
+        return
+    with tempfile.TemporaryDirectory(prefix="metrics-service-tests-", ignore_cleanup_errors=True) as root:
+        # Open to enter, or the server, which is another user when we are root, would live elsewhere.
+        Path(root).chmod(0o755)
+        yield Path(root)
+
+
+@pytest.fixture(scope="session")
+def admin_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """The administrator's DSN for a database of the server under test."""
+    given: str | None = request.config.getoption("--admin-url")
+    if given is not None:
+        parts = urlsplit(given)
+        yield lambda database: urlunsplit(parts._replace(path=f"/{database}"))
+        return
+    root = request.getfixturevalue("server_root")
+    with embedded_server(root) as server:
+        yield lambda database: server.dsn(SUPERUSER, database)
+
+
+@pytest.fixture(scope="session")
+def new_database(admin_url: Callable[[str], str]) -> Callable[[], Addresses]:
+    """Create an empty database; its logins get their passwords when it is initialised."""
+
+    def make() -> Addresses:
+        name = f"test_{uuid4().hex[:12]}"
+        asyncio.run(_create_database(admin_url("postgres"), name))
+        return Addresses(
+            runtime=_as(admin_url(name), RUNTIME_LOGIN),
+            direct=_as(admin_url(name), RUNTIME_LOGIN),
+            owner=_as(admin_url(name), MIGRATOR_LOGIN),
+        )
+
+    return make
+
+
+async def _create_database(admin_dsn: str, name: str) -> None:
+    connection = await asyncpg.connect(admin_dsn)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+
+
+def _as(dsn: str, login: str) -> str:
+    parts = urlsplit(dsn)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{login}:{PASSWORD}@{host}"))
+
+
+@pytest.fixture(scope="session")
+def addresses(
+    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
+) -> Addresses:
+    """A database with roles and registry, shared by the tests of one worker."""
+    made = new_database()
+    asyncio.run(initialise(made, admin_url(urlsplit(made.runtime).path.removeprefix("/"))))
+    return made
+
+
+@pytest.fixture(scope="session")
+def settings(addresses: Addresses) -> Settings:
+    return Settings(
+        database_url=addresses.runtime,
+        database_owner_url=addresses.owner,
+        metrics_secret_key="a secret key that only tests ever use",
+        metrics_auth_failures_per_minute=0,
+    )
+
+
+@pytest.fixture(scope="session")
+async def engine(addresses: Addresses) -> AsyncIterator[AsyncEngine]:
+    """A pool of the runtime login: what the service itself has, and no more."""
+    made = runtime_engine(addresses.runtime, pool_max=4)
+    yield made
+    await made.dispose()
+
+
+NewTenantFixture = Callable[..., Awaitable[SomeTenant]]
+
+
+@pytest.fixture
+def new_tenant(addresses: Addresses) -> NewTenantFixture:
+    """Make a tenant of the test's own, so that tests need no cleaning up and run in parallel."""
+
+    async def make(*, scopes: tuple[Scope, ...] = SCOPES, plan: str = "basic") -> SomeTenant:
+        slug = f"t{uuid4().hex[:16]}"
+        new = NewTenant.of(slug, name=None, domain=None, plan=plan, base_domain="localhost")
+        async with owner_connection(addresses.require_owner()) as connection:
+            tenant = await create_tenant(connection, new, target_of(addresses))
+            async with connection.begin():
+                issued = await create_key(connection, tenant.id, scopes=list(scopes), name="test")
+        return SomeTenant(tenant, issued.key)
+
+    return make
