@@ -63,7 +63,9 @@ def server_root() -> Iterator[Path]:
         root.mkdir(mode=0o755, exist_ok=True)
         yield root
         return
-    with tempfile.TemporaryDirectory(prefix="metrics-service-tests-", ignore_cleanup_errors=True) as root:
+    with tempfile.TemporaryDirectory(
+        prefix="metrics-service-tests-", ignore_cleanup_errors=True
+    ) as root:
         # Open to enter, or the server, which is another user when we are root, would live elsewhere.
         Path(root).chmod(0o755)
         yield Path(root)
@@ -111,9 +113,7 @@ def _as(dsn: str, login: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def addresses(
-    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
-) -> Addresses:
+def addresses(new_database: Callable[[], Addresses], admin_url: Callable[[str], str]) -> Addresses:
     """A database with roles and registry, shared by the tests of one worker."""
     made = new_database()
     asyncio.run(initialise(made, admin_url(urlsplit(made.runtime).path.removeprefix("/"))))

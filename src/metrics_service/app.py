@@ -10,14 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from uuid import UUID
 
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, ControllerRouterHandler
 
 from metrics_service import logs
 from metrics_service.dashboards.controller import DashboardController
@@ -45,7 +44,7 @@ from metrics_service.tenants.listener import RegistryListener
 from metrics_service.tenants.resolve import TenantDirectory
 from metrics_service.tool_metrics.controller import ToolMetricController
 
-ROUTES = [
+ROUTES: list[ControllerRouterHandler] = [
     get_me,
     MetricsSessionController,
     ToolMetricController,
@@ -77,11 +76,13 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         pool_max=settings.database_pool_max,
         pool_timeout_ms=settings.database_pool_timeout_ms,
     )
-    listener = RegistryListener(direct_dsn, on_change=lambda tenant_id: forget(tenant_id))
+    listener = RegistryListener(direct_dsn)
     directory = TenantDirectory(
         engine, base_domain=settings.metrics_base_domain, ttl_s=listener.ttl_s
     )
     keys = KeyRing(engine, ttl_s=listener.ttl_s)
+    listener.tell(directory.forget)
+    listener.tell(keys.forget)
     secret = settings.secret_key()
     database = Database(
         engine=engine,
@@ -90,10 +91,6 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         sealer=Sealer(secret),
         query_timeout_ms=settings.database_query_timeout_ms,
     )
-
-    def forget(tenant_id: UUID | None) -> None:
-        directory.forget(tenant_id)
-        keys.forget(tenant_id)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:

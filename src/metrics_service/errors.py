@@ -38,7 +38,9 @@ class InvalidCursorError(MalformedRequestError):
 class InvalidBodyError(MetricsServiceError):
     """The body was parsed, but its values are refused."""
 
-    def __init__(self, errors: list[FieldError], detail: str = "the body has invalid values") -> None:
+    def __init__(
+        self, errors: list[FieldError], detail: str = "the body has invalid values"
+    ) -> None:
         super().__init__(detail)
         self.errors = errors
 

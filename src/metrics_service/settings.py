@@ -22,11 +22,13 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 
 # A variable with one of these beginnings is ours: one that we do not know is a misspelling.
 OUR_PREFIXES = ("METRICS_", "DATABASE_", "DB_RETRY_")
-SECRET_FILE = "secret_key"
+SECRET_FILE = "secret_key"  # noqa: S105  # a name
 MIN_SECRET_LENGTH = 32
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="upper"):
+class Settings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="upper"
+):
     """The settings of one process; times in milliseconds where the name says so."""
 
     database_url: str | None = None
@@ -67,7 +69,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def trusted_proxies(self) -> list[IPv4Network | IPv6Network]:
-        return [ip_network(text.strip()) for text in self.metrics_trusted_proxies.split(",") if text.strip()]
+        return [
+            ip_network(text.strip())
+            for text in self.metrics_trusted_proxies.split(",")
+            if text.strip()
+        ]
 
     def secret_key(self) -> bytes:
         """The key that signs cursors and seals kept answers; made once where nobody gave one.
@@ -91,7 +97,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     }
     unknown = values.keys() - _names()
     if unknown:
-        raise SettingsError(_unknown(sorted(unknown)[0]))
+        raise SettingsError(_unknown(min(unknown)))
     for name, value in values.items():
         _check_one(name, value)
     settings = msgspec.convert(values, Settings, strict=False)
@@ -124,7 +130,10 @@ def _check_together(settings: Settings) -> None:
         _check_dsn(name.upper(), getattr(settings, name))
     if settings.database_url is None and settings.database_owner_url is not None:
         raise SettingsError("DATABASE_OWNER_URL is set without DATABASE_URL")
-    if settings.metrics_secret_key is not None and len(settings.metrics_secret_key) < MIN_SECRET_LENGTH:
+    if (
+        settings.metrics_secret_key is not None
+        and len(settings.metrics_secret_key) < MIN_SECRET_LENGTH
+    ):
         raise SettingsError(f"METRICS_SECRET_KEY is shorter than {MIN_SECRET_LENGTH} characters")
     try:
         _ = settings.trusted_proxies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
 
+import msgspec
 import pytest
 
 from metrics_service.seeds.agents import AGENTS
@@ -73,6 +74,16 @@ def test_everything_is_within_the_last_30_days(company, month):
         assert first <= work.session.started_at <= min(times)
         assert max(ends) <= work.until <= NOW
         assert work.session.ended_at in (None, work.until)
+
+
+@each_company
+def test_every_record_is_one_that_a_client_may_send(company, month):
+    for work in month[company.slug]:
+        parts = (work.session, *work.tool_metrics, *work.model_calls)
+
+        assert parts == tuple(
+            msgspec.json.decode(msgspec.json.encode(part), type=type(part)) for part in parts
+        )
 
 
 @each_company

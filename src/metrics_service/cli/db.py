@@ -32,8 +32,9 @@ from metrics_service.errors import (
     MigrationError,
     NotFoundError,
 )
-from metrics_service.seeds import seed as seed_database
-from metrics_service.tenants.check import check as check_database, find_holes
+from metrics_service.seeds.seed import seed as seed_database
+from metrics_service.tenants.check import check as check_database
+from metrics_service.tenants.check import find_holes
 from metrics_service.tenants.initialise import (
     default_jobs,
     initialise,
@@ -44,11 +45,13 @@ from metrics_service.tenants.migrate import (
     REGISTRY,
     Outcome,
     SchemaState,
-    downgrade as downgrade_schemas,
     head,
     ledger,
     revisions,
     upgrade_all,
+)
+from metrics_service.tenants.migrate import (
+    downgrade as downgrade_schemas,
 )
 from metrics_service.tenants.reset import reset as reset_database
 

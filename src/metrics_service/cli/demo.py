@@ -22,7 +22,7 @@ from metrics_service.cli.serve import (
 from metrics_service.cli.server import Binding
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
-from metrics_service.seeds import seed
+from metrics_service.seeds.seed import seed
 from metrics_service.settings import load_settings
 from metrics_service.tenants.initialise import default_jobs, target_of
 from metrics_service.tenants.keys import create_key
@@ -95,7 +95,9 @@ async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
 
 def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) -> str:
     """What `demo` prints when it serves: for each tenant an address, a key, two commands."""
-    parts = [f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."]
+    parts = [
+        f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."
+    ]
     for shown in tenants:
         url = f"http://{shown.tenant.domain}.{base_domain}:{binding.port}"
         authorization = f"-H 'Authorization: Bearer {shown.key}'"

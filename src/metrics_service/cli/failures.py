@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 from sqlalchemy.exc import DBAPIError
 
 from metrics_service.errors import (
@@ -65,7 +66,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> int:
         # The reader has seen enough. Python would flush the rest at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except click.exceptions.NoArgsIsHelpError as error:
+    except NoArgsIsHelpError as error:
         error.show()
         return WRONG_USAGE
     except click.Abort as error:
@@ -74,7 +75,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> int:
         return _complain("aborted", INTERRUPTED if is_interrupted else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the last line of defence against a traceback
         if os.environ.get("METRICS_LOG_LEVEL") == "debug":
             traceback.print_exc()
         return _complain(*describe(error))
@@ -130,7 +131,9 @@ def _driver_error(error: BaseException) -> BaseException:
 
 
 def _unexpected(error: BaseException) -> str:
-    return f"unexpected {type(error).__name__}: {_first_line(error)} (METRICS_LOG_LEVEL=debug: more)"
+    return (
+        f"unexpected {type(error).__name__}: {_first_line(error)} (METRICS_LOG_LEVEL=debug: more)"
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -138,7 +141,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"metrics-service: {without_passwords(' '.join(message.split()))}", file=sys.stderr)
+    click.echo(f"metrics-service: {without_passwords(' '.join(message.split()))}", err=True)
     return code
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import cast
 from uuid import UUID
 
 import msgspec
@@ -96,7 +95,7 @@ def create(
 
 def _email(text: str) -> str:
     try:
-        return cast(str, msgspec.convert(text.strip().lower(), Email))
+        return msgspec.convert(text.strip().lower(), Email)
     except msgspec.ValidationError:
         raise InvalidNameError(f"user: {text!r} is not an email address") from None
 

@@ -12,7 +12,7 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 LONGEST = timedelta(days=36_500)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[timedelta]):
     """A number with a unit: 90d, 24h, 15m, 30s, 2w."""
 
     name = "duration"

@@ -42,7 +42,9 @@ def print_many(values: Sequence[msgspec.Struct], *, as_json: bool, none: str) ->
     if not values:
         click.echo(none, err=True)
         return
-    print_columns([list(_fields(values[0])), *(map(_cell, _fields(value).values()) for value in values)])
+    print_columns(
+        [list(_fields(values[0])), *(map(_cell, _fields(value).values()) for value in values)]
+    )
 
 
 def print_columns(rows: Sequence[Iterator[str] | Sequence[str]]) -> None:
@@ -88,7 +90,12 @@ def progress() -> Iterator[Advance]:
     if not console.is_terminal:
         yield lambda _what, _done, _total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bars:
         task = bars.add_task("", total=None)
         yield lambda what, done, total: bars.update(

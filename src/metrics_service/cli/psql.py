@@ -43,10 +43,8 @@ def run_psql(psql: Path, dsn: str, arguments: tuple[str, ...]) -> int:
     # Ctrl-C belongs to psql: it cancels a query there, and must not end us.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with subprocess.Popen(
-            [psql, address, *arguments], env=environ, preexec_fn=_restore_interrupt
-        ) as process:
-            return process.wait()
+        # Without a shell, and its owner types the arguments.
+        return subprocess.run([psql, address, *arguments], env=environ, check=False).returncode  # noqa: S603
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -60,7 +58,3 @@ def split_password(dsn: str) -> tuple[str, str | None]:
     given = dict(query).get("password") or unquote(password)
     rest = urlencode([pair for pair in query if pair[0] != "password"], quote_via=quote)
     return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=rest)), given or None
-
-
-def _restore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

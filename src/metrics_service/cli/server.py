@@ -15,10 +15,10 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 import msgspec
-from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
+from granian.server.mp import MPServer
 
 from metrics_service.errors import MetricsServiceError, SettingsError
 from metrics_service.logs import GRANIAN_LOGGING
@@ -57,18 +57,20 @@ class Binding(msgspec.Struct, frozen=True):
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
-class Server(Granian):
+class Server(MPServer):
     """Granian, except that a second signal ends it at once, and Ctrl-C is for the parent alone."""
+
+    # Granian's own methods have no types.
 
     def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
         if self.interrupt_signal:
             for worker in self.wrks:
-                worker.kill()
-        super().signal_handler_interrupt(*args, **kwargs)
+                worker.kill()  # type: ignore[no-untyped-call]
+        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _spawn_workers(self, *args: Any, **kwargs: Any) -> None:
         with _interrupts_blocked():
-            super()._spawn_workers(*args, **kwargs)
+            super()._spawn_workers(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _respawn_workers(self, *args: Any, **kwargs: Any) -> None:
         with _interrupts_blocked():
@@ -129,7 +131,8 @@ def run_server(binding: Binding, *, is_verbose: bool, on_ready: Callable[[], Non
 def load_app() -> Any:
     """Make the application, in a worker."""
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-    from metrics_service.app import serve_app
+    # Not in the parent, which needs nothing of it and would keep it in memory.
+    from metrics_service.app import serve_app  # noqa: PLC0415
 
     return serve_app()
 
@@ -160,7 +163,8 @@ def _told_when_ready(binding: Binding, on_ready: Callable[[], None]) -> Iterator
 
 
 def _answers(binding: Binding) -> bool:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(binding.host, binding.host)  # noqa: S104
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # only asked about
+    host = everywhere.get(binding.host, binding.host)
     connection = http.client.HTTPConnection(host, binding.port, timeout=2)
     try:
         connection.request("GET", "/health/live", headers={"Connection": "close"})

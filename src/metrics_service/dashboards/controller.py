@@ -168,7 +168,11 @@ class DashboardController(Controller):
             view=version_view,
         )
 
-    @post("/{dashboard_id:uuid}/versions/{version:int}/restore", guards=[requires("write")], status_code=200)
+    @post(
+        "/{dashboard_id:uuid}/versions/{version:int}/restore",
+        guards=[requires("write")],
+        status_code=200,
+    )
     async def restore(
         self,
         caller: NamedDependency[Caller],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
-from sqlalchemy import ColumnElement, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, any_, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from metrics_service.dashboards.schemas import (
@@ -65,7 +65,9 @@ class Gallery:
         statement = (
             select(DashboardConfig)
             .where(*self._visible(), *self._filters(query))
-            .order_by(*(part.desc() if is_down else part.asc() for part in (column, DashboardConfig.id)))
+            .order_by(
+                *(part.desc() if is_down else part.asc() for part in (column, DashboardConfig.id))
+            )
             .limit(limit)
             .offset(offset)
         )
@@ -80,12 +82,12 @@ class Gallery:
         return (await self.tx.scalars(statement)).one()
 
     def _filters(self, query: DashboardQuery) -> list[ColumnElement[bool]]:
-        return [DashboardConfig.tags.any(query.tag)] if query.tag is not None else []
+        return [literal(query.tag) == any_(DashboardConfig.tags)] if query.tag is not None else []
 
     async def views(self, rows: list[DashboardConfig]) -> list[DashboardView]:
         """The rows with their owners, who are fetched in one statement."""
         ids = {row.owner_id for row in rows if row.owner_id is not None}
-        users = await self.tx.scalars(select(User).where(User.id.in_(ids))) if ids else []
+        users = await self.tx.scalars(select(User).where(User.id.in_(ids)))
         owners = {user.id: DashboardOwner(user.id, user.email, user.name) for user in users}
         return [_view(row, owners) for row in rows]
 
@@ -130,7 +132,9 @@ async def count_versions(tx: AsyncSession, dashboard_id: UUID) -> int:
     return (await tx.scalars(statement.where(DashboardVersion.dashboard_id == dashboard_id))).one()
 
 
-async def find_version(tx: AsyncSession, dashboard_id: UUID, version: int) -> DashboardVersion | None:
+async def find_version(
+    tx: AsyncSession, dashboard_id: UUID, version: int
+) -> DashboardVersion | None:
     return (
         await tx.scalars(
             select(DashboardVersion).where(

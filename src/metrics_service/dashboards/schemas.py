@@ -92,5 +92,7 @@ def dashboard_errors(dashboard: DashboardIn, *, has_user: bool) -> list[FieldErr
             errors.append(FieldError("has a number that is too large", field=field))
             continue
         if size > MAX_CONFIG_BYTES:
-            errors.append(FieldError(f"must not be larger than {MAX_CONFIG_BYTES} bytes", field=field))
+            errors.append(
+                FieldError(f"must not be larger than {MAX_CONFIG_BYTES} bytes", field=field)
+            )
     return errors

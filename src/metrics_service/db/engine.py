@@ -17,9 +17,7 @@ from metrics_service.errors import DatabaseUnreachableError
 CONNECT_TIMEOUT_S = 5
 
 
-def runtime_engine(
-    dsn: str, *, pool_max: int = 10, pool_timeout_ms: int = 5000
-) -> AsyncEngine:
+def runtime_engine(dsn: str, *, pool_max: int = 10, pool_timeout_ms: int = 5000) -> AsyncEngine:
     """Make the pool of the runtime login; it connects when first used.
 
     The DSN goes to asyncpg as it is, so that all of libpq's parameters work.

@@ -34,9 +34,9 @@ def domain_error(error: BaseException) -> MetricsServiceError | None:
     if isinstance(error, PoolTimeoutError):
         return UnavailableError("the service is busy")
     # A refused or broken connection is a bare OSError; an aborted one an InterfaceError.
-    if isinstance(error, (OSError, asyncio.TimeoutError, asyncpg.InterfaceError)) and not isinstance(
-        error, asyncpg.exceptions.DataError
-    ):
+    if isinstance(
+        error, (OSError, asyncio.TimeoutError, asyncpg.InterfaceError)
+    ) and not isinstance(error, asyncpg.exceptions.DataError):
         return UnavailableError("the database cannot be reached", retry_after_s=2)
     return None
 

@@ -35,11 +35,7 @@ class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def filters(self) -> dict[str, Any]:
         """The parameters that choose rows, as given."""
         names = (name for name in self.__struct_fields__ if name not in ("limit", "cursor", "page"))
-        return {
-            name: value
-            for name in names
-            if (value := getattr(self, name)) is not None
-        }
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class FactQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -60,7 +60,9 @@ class CursorSigner:
         if len(cursor) > MAX_CURSOR_LENGTH:
             raise InvalidCursorError
         try:
-            signed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+            signed = base64.b64decode(
+                cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True
+            )
         except ValueError:
             raise InvalidCursorError from None
         mac, payload = signed[:MAC_BYTES], signed[MAC_BYTES:]

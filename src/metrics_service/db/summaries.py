@@ -51,7 +51,9 @@ class SummaryMeta(msgspec.Struct, frozen=True):
 def group_columns(groups: list[str]) -> tuple[str, str]:
     """The select list and all that follows WHERE, for a grouping over a fact table called `f`."""
     expressions = [TRUNCATED.get(name, f"f.{name}") for name in groups]
-    select = "".join(f"{expression} AS {name}, " for expression, name in zip(expressions, groups, strict=True))
+    select = "".join(
+        f"{expression} AS {name}, " for expression, name in zip(expressions, groups, strict=True)
+    )
     places = ", ".join(str(place) for place in range(1, len(groups) + 1))
     if not groups:
         return select, ""

@@ -57,19 +57,19 @@ class Nobody:
 NOBODY = Nobody()
 
 
-class ContextConnection(asyncpg.Connection):  # type: ignore[type-arg]  # asyncpg names no parameter
+class ContextConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """An asyncpg connection on which BEGIN carries the context, and fails where there is none."""
 
     context: TenantContext | Nobody | None = None
     tenants_seen: set[UUID]
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # asyncpg's signature
         # asyncpg's and SQLAlchemy's transactions both begin with this call.
         if query.startswith("BEGIN"):
             if self.context is None:
                 raise MissingContextError("BEGIN without a tenant")
             query = self.context.begin()
-        return cast(str, await super().execute(query, *args, timeout=timeout))
+        return cast("str", await super().execute(query, *args, timeout=timeout))
 
 
 @asynccontextmanager
@@ -84,7 +84,9 @@ async def tenant_connection(
 
 
 @asynccontextmanager
-async def tenant_session(engine: AsyncEngine, context: TenantContext) -> AsyncIterator[AsyncSession]:
+async def tenant_session(
+    engine: AsyncEngine, context: TenantContext
+) -> AsyncIterator[AsyncSession]:
     """Open a transaction for the ORM; commit at the end, roll back on an exception."""
     with translated():
         async with engine.connect() as outer:
@@ -125,10 +127,8 @@ async def _borrowed(
             await greenlet_spawn(proxied.close)
 
 
-def _entered(
-    proxied: PoolProxiedConnection, context: TenantContext | Nobody
-) -> ContextConnection:
-    connection = cast(ContextConnection, proxied.driver_connection)
+def _entered(proxied: PoolProxiedConnection, context: TenantContext | Nobody) -> ContextConnection:
+    connection = cast("ContextConnection", proxied.driver_connection)
     connection.context = context
     return connection
 

@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from metrics_service.errors import MetricsServiceError, UnauthenticatedError
@@ -36,7 +37,7 @@ class CredentialGate:
         self._in_flight = InFlight()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(PROTECTED):
+        if scope["type"] != ScopeType.HTTP or not scope["path"].startswith(PROTECTED):
             await self._app(scope, receive, send)
             return
         try:

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Reference, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    Reference,
+    RequestBody,
+    Schema,
+)
 from msgspec import Meta
 
 from metrics_service.errors import BodyTooLargeError, FieldError, InvalidBodyError
@@ -60,7 +67,8 @@ class Batch(msgspec.Struct, Generic[ItemT]):
         if self.errors and query.on_error == "refuse":
             self.errors.sort(key=lambda error: error.index or 0)
             raise InvalidBodyError(
-                self.errors[:MAX_ERRORS], f"{len(self.errors)} items are invalid; nothing was stored"
+                self.errors[:MAX_ERRORS],
+                f"{len(self.errors)} items are invalid; nothing was stored",
             )
 
     def receipt(self, query: BatchQuery, *, inserted: int, duplicates: int) -> BatchReceipt:

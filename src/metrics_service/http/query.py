@@ -24,7 +24,7 @@ def parse_query(request: Request[Any, Any, Any], kind: type[QueryT]) -> QueryT:
         values[name] = value
     unknown = values.keys() - known_names(kind)
     if unknown:
-        raise InvalidQueryError(f"there is no parameter {sorted(unknown)[0][:64]}")
+        raise InvalidQueryError(f"there is no parameter {min(unknown)[:64]}")
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:

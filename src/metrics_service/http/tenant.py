@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from metrics_service.errors import (
@@ -23,7 +24,7 @@ class TenantGate:
         self._directory = directory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
+        if scope["type"] != ScopeType.HTTP or scope["path"] in HEALTH_PATHS:
             await self._app(scope, receive, send)
             return
         try:

@@ -162,7 +162,12 @@ async def state_sessions(
         row_id = session_id_of(tenant_id, record.agent, record.external_id)
         user_id = users[record.user_email] if record.user_email is not None else record.user_id
         rows[row_id] = _StatedRow(
-            **{**msgspec.structs.asdict(record), "user_id": user_id, "user_email": None, "id": row_id}
+            **{
+                **msgspec.structs.asdict(record),
+                "user_id": user_id,
+                "user_email": None,
+                "id": row_id,
+            }
         )
     found = await connection.fetch(STATE, _json(list(rows.values())))
     await _state_tags(connection, rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -117,16 +117,17 @@ async def admit_facts(
         for place, fact in enumerate(facts)
         if fact.session_id is not None and fact.session_id not in known
     }
-    names = {
-        fact.tool_name
-        for place, fact in enumerate(facts)
-        if isinstance(fact, ToolMetricRecord) and place not in refused
+    tool_metrics = {
+        place: fact
+        for place, fact in enumerate(cast("Sequence[Fact]", facts))
+        if isinstance(fact, ToolMetricRecord)
     }
+    names = {fact.tool_name for place, fact in tool_metrics.items() if place not in refused}
     too_many = await tool_names.admit(connection, tenant_id, names) if names else set()
     if too_many:
         reason = f"a tenant has at most {MAX_TOOL_NAMES} distinct tool names"
-        for place, fact in enumerate(facts):
-            if isinstance(fact, ToolMetricRecord) and fact.tool_name in too_many:
+        for place, fact in tool_metrics.items():
+            if fact.tool_name in too_many:
                 refused.setdefault(place, FieldError(reason, field="tool_name", index=place))
     return refused
 
@@ -258,4 +259,3 @@ async def write_sessions(
     emails = {record.user_email for record in records if record.user_email is not None}
     users = await users_by_email(connection, emails)
     return await state_sessions(connection, tenant_id, records, users)
-

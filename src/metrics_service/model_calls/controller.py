@@ -18,16 +18,17 @@ from metrics_service.model_calls.repository import (
     GROUPS,
     count_model_calls,
     fetch_model_calls,
-    summarise_model_calls,
     model_call_position,
     model_call_view,
+    summarise_model_calls,
 )
 from metrics_service.model_calls.schemas import (
-    SessionModelCallQuery,
     ModelCallQuery,
     ModelCallView,
     ModelSummary,
+    SessionModelCallQuery,
 )
+
 
 class ModelCallController(Controller):
     path = "/api/v1"
@@ -60,9 +61,7 @@ class ModelCallController(Controller):
         guards=[requires("read")],
         operation_class=query_operation(SummaryQuery),
     )
-    async def summarise(
-        self, request: AnyRequest, caller: NamedDependency[Caller]
-    ) -> ModelSummary:
+    async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ModelSummary:
         """Count model calls, tokens and cost by group."""
         query = parse_query(request, SummaryQuery)
         async with caller.reading() as connection:

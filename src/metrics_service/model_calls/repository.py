@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from asyncpg import Record
@@ -41,17 +42,18 @@ async def fetch_model_calls(
     after: Position | None,
     limit: int,
     offset: int,
-) -> list[Record]:
+) -> Sequence[Record]:
     """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
     where = fact_where(query, session_id=session_id)
     order = keyset(where, "f", query.sort, after)
-    return await connection.fetch(
+    rows: Sequence[Record] = await connection.fetch(
         f"""
         SELECT {COLUMNS} FROM model_calls f {where} {order}
         LIMIT {where.bind(limit)} OFFSET {where.bind(offset)}
         """,
         *where.values,
     )
+    return rows
 
 
 async def count_model_calls(

@@ -124,9 +124,7 @@ class MetricsSessionController(Controller):
         return await patch_session(caller, session_id, data)
 
     @delete("/{session_id:uuid}", guards=[requires("write")])
-    async def delete_one(
-        self, caller: NamedDependency[Caller], session_id: FromPath[UUID]
-    ) -> None:
+    async def delete_one(self, caller: NamedDependency[Caller], session_id: FromPath[UUID]) -> None:
         """Delete a session and all that happened in it."""
         async with caller.writing() as connection:
             if not await delete_session(connection, session_id):

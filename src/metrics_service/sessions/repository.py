@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -57,17 +58,18 @@ async def fetch_sessions(
     after: Position | None,
     limit: int,
     offset: int,
-) -> list[Record]:
+) -> Sequence[Record]:
     """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
     where = _where(query)
     order = keyset(where, "s", query.sort, after)
-    return await connection.fetch(
+    rows: Sequence[Record] = await connection.fetch(
         f"""
         SELECT {COLUMNS} FROM {TABLES} {where} {order}
         LIMIT {where.bind(limit)} OFFSET {where.bind(offset)}
         """,
         *where.values,
     )
+    return rows
 
 
 async def count_sessions(connection: ContextConnection, query: SessionQuery) -> int:
@@ -83,9 +85,7 @@ def position_of(query: SessionQuery) -> Any:
 
 
 async def find_session(connection: ContextConnection, session_id: UUID) -> SessionView | None:
-    row = await connection.fetchrow(
-        f"SELECT {COLUMNS} FROM {TABLES} WHERE s.id = $1", session_id
-    )
+    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM {TABLES} WHERE s.id = $1", session_id)
     return session_view(row) if row is not None else None
 
 
@@ -145,9 +145,7 @@ async def change_session(
     return True
 
 
-async def _replace_tags(
-    connection: ContextConnection, session_id: UUID, tags: list[str]
-) -> None:
+async def _replace_tags(connection: ContextConnection, session_id: UUID, tags: list[str]) -> None:
     await connection.execute("DELETE FROM session_tags WHERE session_id = $1", session_id)
     await connection.execute(
         """

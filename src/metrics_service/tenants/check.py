@@ -75,7 +75,9 @@ def _secret(settings: Settings) -> Check:
         settings.secret_key()
     except SettingsError as error:
         return Check("secret key", "failed", str(error))
-    return Check("secret key", "ok", "set" if settings.metrics_secret_key else "kept in the data directory")
+    return Check(
+        "secret key", "ok", "set" if settings.metrics_secret_key else "kept in the data directory"
+    )
 
 
 async def _reach(name: str, dsn: str | None) -> Check:

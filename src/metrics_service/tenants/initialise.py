@@ -37,7 +37,9 @@ async def prepare_embedded(addresses: Addresses, *, upgrade: bool) -> list[Outco
         return []
     admin = addresses.embedded.dsn(SUPERUSER)
     async with owner_connection(admin) as connection, connection.begin():
-        is_empty = await connection.scalar(text("SELECT to_regclass('public.tenant_schemas') IS NULL"))
+        is_empty = await connection.scalar(
+            text("SELECT to_regclass('public.tenant_schemas') IS NULL")
+        )
         behind = not is_empty and any(state.is_behind for state in await ledger(connection))
     if is_empty:
         await initialise(addresses, admin)

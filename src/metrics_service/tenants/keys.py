@@ -145,9 +145,7 @@ async def revoke_key(connection: AsyncConnection, key_id: UUID, *, grace: timede
     return tenant_id
 
 
-async def rotate_key(
-    connection: AsyncConnection, key_id: UUID, *, grace: timedelta
-) -> IssuedKey:
+async def rotate_key(connection: AsyncConnection, key_id: UUID, *, grace: timedelta) -> IssuedKey:
     """Issue a key like the old one, and let the old one die after `grace`."""
     await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
     row = (

@@ -90,7 +90,10 @@ async def delete(connection: AsyncConnection, name: str) -> Tenant:
     with it every old key, never lives again.
     """
     tenant = await _change_status(
-        connection, name, "deleting", allowed_from=("active", "suspended", "deleting", "provisioning")
+        connection,
+        name,
+        "deleting",
+        allowed_from=("active", "suspended", "deleting", "provisioning"),
     )
     for attempt in range(1, DROP_ATTEMPTS + 1):
         try:
@@ -99,7 +102,9 @@ async def delete(connection: AsyncConnection, name: str) -> Tenant:
             return tenant
         except DBAPIError as error:
             cause = error.orig.__cause__ if error.orig else None
-            if not isinstance(cause, (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)):
+            if not isinstance(
+                cause, (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+            ):
                 raise
             if attempt == DROP_ATTEMPTS:
                 raise UnavailableError(
@@ -126,7 +131,8 @@ async def _drop(connection: AsyncConnection, tenant: Tenant) -> None:
     ):
         values = {"id": tenant.id, "key": schema.removeprefix("t_")}
         await connection.execute(
-            text(statement), {name: value for name, value in values.items() if f":{name}" in statement}
+            text(statement),
+            {name: value for name, value in values.items() if f":{name}" in statement},
         )
     await connection.execute(
         text("DELETE FROM public.tenant_schemas WHERE schema_name = :schema"), {"schema": schema}

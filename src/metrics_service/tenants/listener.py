@@ -26,11 +26,11 @@ log = structlog.get_logger(__name__)
 
 
 class RegistryListener:
-    """Keeps one connection listening; `on_change` gets a tenant's id, or None after a gap."""
+    """Keeps one connection listening, and tells whoever remembers something about tenants."""
 
-    def __init__(self, dsn: str, on_change: Callable[[UUID | None], None]) -> None:
+    def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._on_change = on_change
+        self._told: list[Callable[[UUID | None], None]] = []
         self._heard_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
@@ -38,6 +38,14 @@ class RegistryListener:
         """How long a look-up may be remembered at this moment."""
         hears = time.monotonic() - self._heard_at < PROOF_LASTS_S
         return TTL_WHILE_HEARING_S if hears else TTL_WHILE_DEAF_S
+
+    def tell(self, forget: Callable[[UUID | None], None]) -> None:
+        """Call `forget` with a tenant's id when it changed, with None after a gap."""
+        self._told.append(forget)
+
+    def _on_change(self, tenant_id: UUID | None) -> None:
+        for forget in self._told:
+            forget(tenant_id)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="registry-listener")

@@ -78,7 +78,9 @@ def scripts() -> ScriptDirectory:
     here = Path(__file__).resolve()
     packaged = here.parents[1] / "alembic"
     root = packaged if packaged.is_dir() else here.parents[3] / "alembic"
-    return ScriptDirectory(str(root), version_locations=[str(root / "registry"), str(root / "tenant")])
+    return ScriptDirectory(
+        str(root), version_locations=[str(root / "registry"), str(root / "tenant")]
+    )
 
 
 @cache
@@ -228,7 +230,9 @@ def _steps(
 
 
 async def _has_ledger(connection: AsyncConnection) -> bool:
-    found = await connection.execute(text("SELECT to_regclass('public.tenant_schemas') IS NOT NULL"))
+    found = await connection.execute(
+        text("SELECT to_regclass('public.tenant_schemas') IS NOT NULL")
+    )
     return bool(found.scalar_one())
 
 
@@ -299,7 +303,7 @@ async def _tell_servers(connection: AsyncConnection, schema: str) -> None:
 
 
 async def _failed(connection: AsyncConnection, schema: str, error: Exception) -> Outcome:
-    reason = _first_line(error)
+    reason = first_line(error)
     async with connection.begin():
         await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
         if not await _has_ledger(connection):
@@ -315,7 +319,7 @@ def _sqlstate(error: Exception) -> str | None:
     return cause.sqlstate if isinstance(cause, asyncpg.PostgresError) else None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
     return (str(cause).splitlines() or [type(cause).__name__])[0][:500]
 
@@ -402,7 +406,9 @@ class one_at_a_time:  # noqa: N801  # reads as the words of a sentence where it 
         self.connection = connection
 
     async def __aenter__(self) -> None:
-        await self.connection.execute(text("SELECT pg_advisory_lock(hashtextextended('migrate', 0))"))
+        await self.connection.execute(
+            text("SELECT pg_advisory_lock(hashtextextended('migrate', 0))")
+        )
         await self.connection.commit()
 
     async def __aexit__(self, *_: object) -> None:

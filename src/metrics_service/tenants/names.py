@@ -16,13 +16,73 @@ MAX_DISPLAY_LENGTH = 255
 MAX_HOST_LENGTH = MAX_NAME_LENGTH + 7
 
 RESERVED = frozenset(
-    """
-    admin administrator api app assets auth autoconfig autodiscover broadcasthost dashboard docs ftp
-    graphql grpc health healthz hostmaster imap internal invalid livez local localdomain localhost
-    login logout mail metrics monitoring mx noc ns ns1 ns2 oauth operator operators otel otlp pop
-    postgres postmaster private public readyz registry root schema security shared sign-in sign-out
-    sign-up signin signout signup smtp sso static status support system webmaster wpad www
-    """.split()
+    [
+        "admin",
+        "administrator",
+        "api",
+        "app",
+        "assets",
+        "auth",
+        "autoconfig",
+        "autodiscover",
+        "broadcasthost",
+        "dashboard",
+        "docs",
+        "ftp",
+        "graphql",
+        "grpc",
+        "health",
+        "healthz",
+        "hostmaster",
+        "imap",
+        "internal",
+        "invalid",
+        "livez",
+        "local",
+        "localdomain",
+        "localhost",
+        "login",
+        "logout",
+        "mail",
+        "metrics",
+        "monitoring",
+        "mx",
+        "noc",
+        "ns",
+        "ns1",
+        "ns2",
+        "oauth",
+        "operator",
+        "operators",
+        "otel",
+        "otlp",
+        "pop",
+        "postgres",
+        "postmaster",
+        "private",
+        "public",
+        "readyz",
+        "registry",
+        "root",
+        "schema",
+        "security",
+        "shared",
+        "sign-in",
+        "sign-out",
+        "sign-up",
+        "signin",
+        "signout",
+        "signup",
+        "smtp",
+        "sso",
+        "static",
+        "status",
+        "support",
+        "system",
+        "webmaster",
+        "wpad",
+        "www",
+    ]
 )
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"

@@ -38,6 +38,7 @@ class Tenant(msgspec.Struct, frozen=True):
     status: str
 
 
+# In the order of the struct.
 COLUMNS = "id, slug, name, domain, schema_name, subscription_plan, status"
 
 
@@ -171,7 +172,7 @@ async def _register(
 
 
 def tenant_of(row: Row[Any]) -> Tenant:
-    return msgspec.convert(row._mapping, Tenant, from_attributes=True)
+    return Tenant(*row)
 
 
 async def find_tenant(connection: AsyncConnection, name: str) -> Tenant | None:

@@ -43,7 +43,9 @@ class ServedTenant(msgspec.Struct, frozen=True):
 class TenantDirectory:
     """Looks hosts up, and remembers the answers for as long as `ttl_s` allows."""
 
-    def __init__(self, engine: AsyncEngine, *, base_domain: str, ttl_s: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, base_domain: str, ttl_s: Callable[[], float]
+    ) -> None:
         self._engine = engine
         self._base_domain = base_domain
         self._ttl_s = ttl_s

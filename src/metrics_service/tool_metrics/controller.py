@@ -90,9 +90,7 @@ class ToolMetricController(Controller):
         guards=[requires("read")],
         operation_class=query_operation(SummaryQuery),
     )
-    async def summarise(
-        self, request: AnyRequest, caller: NamedDependency[Caller]
-    ) -> ToolSummary:
+    async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ToolSummary:
         """Count tool calls, errors and durations by group."""
         query = parse_query(request, SummaryQuery)
         async with caller.reading() as connection:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -28,6 +30,8 @@ MEASURES = """
     percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY f.duration_ms) AS percentiles
 """
 
+METADATA = ToolMetricView.__struct_fields__.index("metadata")
+
 GROUPS = ("tool_name", "tool_category", "agent", "user_id", "hour", "day")
 
 
@@ -39,17 +43,18 @@ async def fetch_tool_metrics(
     after: Position | None,
     limit: int,
     offset: int,
-) -> list[Record]:
+) -> Sequence[Record]:
     """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
     where = fact_where(query, session_id=session_id)
     order = keyset(where, "f", query.sort, after)
-    return await connection.fetch(
+    rows: Sequence[Record] = await connection.fetch(
         f"""
         SELECT {COLUMNS} FROM {TABLES} {where} {order}
         LIMIT {where.bind(limit)} OFFSET {where.bind(offset)}
         """,
         *where.values,
     )
+    return rows
 
 
 async def count_tool_metrics(
@@ -62,8 +67,10 @@ async def count_tool_metrics(
 
 
 def tool_metric_view(row: Record) -> ToolMetricView:
-    *columns, metadata, received_at = row
-    return ToolMetricView(*columns, msgspec.Raw(metadata.encode()), received_at)
+    columns: list[Any] = list(row)
+    # PostgreSQL's text goes into the answer as it is.
+    columns[METADATA] = msgspec.Raw(columns[METADATA].encode())
+    return ToolMetricView(*columns)
 
 
 def tool_metric_position(row: Record) -> Position:

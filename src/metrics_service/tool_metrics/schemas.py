@@ -14,6 +14,7 @@ from metrics_service.errors import FieldError
 from metrics_service.fields import ShortText, metadata_error, now, window_error
 from metrics_service.ingest.records import ToolMetricRecord, ToolStatus
 
+
 class ToolMetricView(msgspec.Struct, frozen=True):
     """One tool call."""
 
@@ -42,7 +43,9 @@ class ToolMetricQuery(FactQuery, frozen=True, forbid_unknown_fields=True, kw_onl
     status: ToolStatus | None = None
 
 
-class SessionToolMetricQuery(ToolMetricQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SessionToolMetricQuery(
+    ToolMetricQuery, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
     """Within a session, what happened first comes first."""
 
     sort: Literal["started_at", "-started_at"] = "started_at"
