@@ -51,6 +51,15 @@ class SomeTenant(msgspec.Struct, frozen=True):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--admin-url", help="run on this server instead of the embedded one")
+    parser.addoption("--no-skips", action="store_true", help="a skipped test is a failed one")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    report = yield
+    if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture(scope="session")

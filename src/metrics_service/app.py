@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from metrics_service import logs
@@ -31,6 +29,7 @@ from metrics_service.http.dependencies import Database, provide_caller, provide_
 from metrics_service.http.failures import EXCEPTION_HANDLERS
 from metrics_service.http.guard import HeadGuard
 from metrics_service.http.me import get_me
+from metrics_service.http.openapi import complete_openapi, openapi_config
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.tenant import TenantGate
 from metrics_service.http.throttle import FailureThrottle
@@ -54,19 +53,6 @@ ROUTES: list[ControllerRouterHandler] = [
     health.live,
     health.ready,
 ]
-
-OPENAPI = OpenAPIConfig(
-    title="Metrics Service",
-    version="1",
-    description="What your coding agents and developer tools do: sessions, tool calls, model calls.",
-    path="/schema",
-    components=Components(
-        security_schemes={
-            "key": SecurityScheme(type="http", scheme="bearer", description="An API key."),
-        }
-    ),
-    security=[{"key": []}],
-)
 
 
 def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGIApp:
@@ -109,9 +95,10 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         logging_config=None,
-        openapi_config=OPENAPI,
+        openapi_config=openapi_config(),
         state=State({"database": database, "is_draining": False}),
     )
+    complete_openapi(litestar)
     app: ASGIApp = BodyGuard(litestar)
     app = CredentialGate(
         app,

@@ -244,6 +244,12 @@ async def test_garbage_is_refused_and_never_a_failure(coding: str, data: bytes) 
     assert reply.status in ({200, 400} if coding == "deflate" else {400})
 
 
+async def test_deflate_has_no_second_member() -> None:
+    reply, _ = await post(encode("deflate", b"[") + encode("deflate", b"]"), coding="deflate")
+
+    assert reply.status == 400
+
+
 async def test_a_changed_byte_in_gzip_is_noticed_by_its_checksum() -> None:
     encoded = bytearray(gzip.compress(b"[1, 2, 3]", compresslevel=0))
     encoded[-12] ^= 1
@@ -320,6 +326,7 @@ async def test_other_requests_have_their_turn_while_a_large_body_inflates() -> N
         b'["\xff"]',
         b'["\xed\xa0\x80"]',
         b'["\xc3"]',
+        b'["\xc3',
         b'["\xc0\x80"]',
         b'"' + b"\xc3\xa9" * 300_000 + b'\xc3"',
         "[]".encode("utf-16"),
@@ -371,6 +378,10 @@ def test_one_bad_line_hides_nothing_in_the_next() -> None:
     assert not is_shallow(hidden, is_lines=True)
     assert is_shallow(b'{"a": "["}\r\n' * 1000, is_lines=True)
     assert not is_shallow(b"{}\n" + b"[" * 65 + b"]" * 65 + b"\n{}", is_lines=True)
+
+
+def test_mistakes_in_many_lines_do_not_add_up_to_depth() -> None:
+    assert is_shallow(b'{"a": [1\n' * 100, is_lines=True)
 
 
 async def test_lines_are_judged_as_lines_by_their_content_type() -> None:

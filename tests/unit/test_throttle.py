@@ -100,6 +100,21 @@ def test_memory_is_bounded_and_the_oldest_is_forgotten(monkeypatch: pytest.Monke
             throttle.check(f"192.0.2.{number}", "a")
 
 
+def test_a_count_begun_anew_is_not_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle_module, "MAX_ENTRIES", 2)
+    clock = Clock()
+    throttle = FailureThrottle(1, clock=clock)
+    throttle.record_failure("192.0.2.1", "a")
+    clock.now += 30
+    throttle.record_failure("192.0.2.2", "a")
+    clock.now += 31
+    throttle.record_failure("192.0.2.1", "a")
+    throttle.record_failure("192.0.2.3", "a")
+
+    with pytest.raises(TooManyRequestsError):
+        throttle.check("192.0.2.1", "a")
+
+
 def test_a_tenant_has_so_many_requests_in_flight_and_no_more() -> None:
     in_flight = InFlight(2)
     with in_flight.hold("a"), in_flight.hold("a"):

@@ -44,7 +44,7 @@ def run_psql(psql: Path, dsn: str, arguments: tuple[str, ...]) -> int:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         # Without a shell, and its owner types the arguments.
-        return subprocess.run([psql, address, *arguments], env=environ, check=False).returncode  # noqa: S603
+        return subprocess.run([psql, address, *arguments], env=environ, check=False).returncode
     finally:
         signal.signal(signal.SIGINT, before)
 

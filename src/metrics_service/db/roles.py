@@ -5,6 +5,8 @@ Works for an administrator with CREATEROLE who owns the database; no superuser i
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +20,11 @@ OWNER = "app_owner"
 TENANTS = "app_tenant"
 """Every tenant role is a member: it holds the rights on `shared`, which are the same for all."""
 BACKUP = "app_backup"
+
+# What PostgreSQL says when two transactions change one role; it has no code of its own.
+RACE_LOST = "tuple concurrently"
+ALREADY_THERE = (asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError)
+RACES_LOST_AT_MOST = 50
 
 RUNTIME_SETTINGS = {
     "search_path": "''",
@@ -53,15 +60,31 @@ async def create_roles(admin_dsn: str, *, runtime: Login, migrator: Login) -> li
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise DatabaseUnreachableError(unreachable(error)) from error
     try:
-        async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('db init', 0))")
-            return await _create_roles(connection, runtime, migrator)
+        return await _in_turn(connection, runtime, migrator)
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(
             f"the administrator's login needs CREATEROLE and ownership of the database: {error}"
         ) from error
     finally:
         await connection.close()
+
+
+async def _in_turn(
+    connection: asyncpg.Connection[Any], runtime: Login, migrator: Login
+) -> list[str]:
+    """Roles belong to the whole server, locks to one database: its neighbours may get in between."""
+    for _ in range(RACES_LOST_AT_MOST):
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    "SELECT pg_advisory_xact_lock(hashtextextended('db init', 0))"
+                )
+                return await _create_roles(connection, runtime, migrator)
+        except (asyncpg.InternalServerError, *ALREADY_THERE) as error:
+            if isinstance(error, asyncpg.InternalServerError) and RACE_LOST not in str(error):
+                raise
+            await asyncio.sleep(random.uniform(0.01, 0.2))  # noqa: S311  # only to spread them
+    raise MigrationError("another database of this server is being initialised; try again")
 
 
 async def _create_roles(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from metrics_service.errors import BodyTooLargeError, FieldError, InvalidBodyErr
 from metrics_service.http.bodies import decode_json, field_error, nul_field
 from metrics_service.http.headers import content_type_of, values_of
 from metrics_service.http.limits import LINE_TYPES
+from metrics_service.http.query import query_operation
 
 ItemT = TypeVar("ItemT", bound=msgspec.Struct)
 
@@ -151,9 +153,12 @@ def _refuse_too_many(count: int) -> None:
 
 def batch_operation(kind: type[msgspec.Struct], example: list[dict[str, Any]]) -> type[Operation]:
     """An OpenAPI operation whose body is a batch of `kind`."""
+    parameters = query_operation(BatchQuery)
 
-    class BatchOperation(Operation):
+    @dataclass
+    class BatchOperation(parameters):  # type: ignore[valid-type,misc]  # made above
         def __post_init__(self) -> None:
+            super().__post_init__()
             item = Reference(ref=f"#/components/schemas/{kind.__name__}")
             array = Schema(type=OpenAPIType.ARRAY, items=item, max_items=MAX_ITEMS)
             self.request_body = RequestBody(

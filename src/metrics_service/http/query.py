@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -47,6 +48,8 @@ def query_operation(kind: type[msgspec.Struct]) -> type[Operation]:
     described = components[kind.__name__]
     required = set(described.get("required", ()))
 
+    # A dataclass again, or the inherited __init__ would not call __post_init__.
+    @dataclass
     class QueryOperation(Operation):
         def __post_init__(self) -> None:
             self.parameters = [

@@ -99,7 +99,6 @@ async def delete(connection: AsyncConnection, name: str) -> Tenant:
         try:
             async with connection.begin():
                 await _drop(connection, tenant)
-            return tenant
         except DBAPIError as error:
             cause = error.orig.__cause__ if error.orig else None
             if not isinstance(
@@ -111,6 +110,8 @@ async def delete(connection: AsyncConnection, name: str) -> Tenant:
                     f"tenant {tenant.slug} is no longer served, but a transaction still holds its"
                     " tables; run the same command again"
                 ) from error
+        else:
+            return tenant
     raise AssertionError("unreachable")
 
 

@@ -203,7 +203,15 @@ def _run(connection: Connection, steps: list[Script], options: dict[str, Any], b
     context = MigrationContext.configure(connection, opts=options)
     with Operations.context(context):
         for script in steps:
-            (script.module.downgrade if back else script.module.upgrade)()
+            try:
+                (script.module.downgrade if back else script.module.upgrade)()
+            except (DBAPIError, MigrationError):
+                raise
+            except Exception as error:
+                # One tenant's data may trip a revision in any way; the others' must not wait for it.
+                raise MigrationError(
+                    f"{script.revision}: {type(error).__name__}: {error}"
+                ) from error
 
 
 def _steps(

@@ -172,7 +172,8 @@ async def _register(
 
 
 def tenant_of(row: Row[Any]) -> Tenant:
-    return Tenant(*row)
+    columns: list[Any] = list(row)
+    return Tenant(*columns)
 
 
 async def find_tenant(connection: AsyncConnection, name: str) -> Tenant | None:

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs a command with a throw-away cluster of Debian's PostgreSQL 15 and its DSN as ADMIN_URL.
+set -euo pipefail
+bin=/usr/lib/postgresql/15/bin
+home=$(mktemp -d /tmp/postgresql-15-XXXXXX)
+chmod 755 "$home"
+as() { if [ "$(id -u)" = 0 ]; then setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; else "$@"; fi; }
+if [ "$(id -u)" = 0 ]; then chown postgres "$home"; fi
+as "$bin/initdb" -D "$home/data" -U postgres --auth=trust -E UTF8 --locale=C >/dev/null
+as "$bin/pg_ctl" -D "$home/data" -l "$home/log" -w -s \
+    -o "-k $home -c listen_addresses='' -c max_connections=200" start
+stop() { as "$bin/pg_ctl" -D "$home/data" -m fast -s stop; rm -rf "$home"; }
+trap stop EXIT
+export ADMIN_URL="postgresql://postgres@/postgres?host=$home"
+"$@"

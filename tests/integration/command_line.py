@@ -1,0 +1,148 @@
+"""Runs the command line as operators do: in a process of its own, told by its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from metrics_service.db.addresses import Addresses
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "a secret key that only tests ever use"
+OURS = ("METRICS_", "DATABASE_", "DB_RETRY_", "PG")
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """What became of one command."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+class CommandLine(msgspec.Struct, frozen=True):
+    """The command line on one database."""
+
+    environ: dict[str, str]
+    command: tuple[str, ...] = (sys.executable, "-m", "metrics_service")
+
+    def __call__(self, *arguments: str, **environ: str) -> Ended:
+        done = subprocess.run(
+            [*self.command, *arguments],
+            env=self.environ | environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr or environ, done.stderr
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start it in a group of its own, so that a test can kill all of it."""
+        return subprocess.Popen(
+            [*self.command, *arguments],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+
+    def script(self, name: str) -> CommandLine:
+        return msgspec.structs.replace(self, command=(sys.executable, str(ROOT / "scripts" / name)))
+
+
+def without_ours() -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return inherited | {"PYTHONPATH": str(ROOT / "src")}
+
+
+def on_database(addresses: Addresses) -> CommandLine:
+    return CommandLine(
+        without_ours()
+        | {
+            "DATABASE_URL": addresses.runtime,
+            "DATABASE_OWNER_URL": addresses.require_owner(),
+            "METRICS_SECRET_KEY": SECRET,
+        }
+    )
+
+
+def on_directory(data_dir: Path) -> CommandLine:
+    return CommandLine(without_ours() | {"METRICS_DATA_DIR": str(data_dir)})
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def eventually(is_true: Callable[[], bool], *, within_s: float = 20) -> None:
+    give_up_at = time.monotonic() + within_s
+    while not is_true():
+        assert time.monotonic() < give_up_at, "it did not happen in time"
+        time.sleep(0.05)
+
+
+class Output:
+    """What a running command printed so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.text = ""
+        self._process = process
+        self._threads = [
+            threading.Thread(target=self._read, args=(pipe,), daemon=True)
+            for pipe in (process.stdout, process.stderr)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, pipe: Any) -> None:
+        for line in pipe:
+            self.text += line
+        pipe.close()
+
+    def wait_for(self, words: str, *, within_s: float = 30) -> str:
+        eventually(
+            lambda: words in self.text or self._process.poll() is not None, within_s=within_s
+        )
+        assert words in self.text, self.text
+        return self.text
+
+    def wait_for_end(self, *, within_s: float = 30) -> int:
+        code = self._process.wait(within_s)
+        for thread in self._threads:
+            thread.join(5)
+        return code
+
+
+@contextmanager
+def running(line: CommandLine, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Output]]:
+    process = line.start(*arguments)
+    output = Output(process)
+    try:
+        yield process, output
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        output.wait_for_end()
