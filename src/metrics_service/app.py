@@ -95,6 +95,8 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[lifespan],
         logging_config=None,
+        # The guards in front know better: it depends on the route, and on inflating.
+        request_max_body_size=None,
         openapi_config=openapi_config(),
         state=State({"database": database, "is_draining": False}),
     )

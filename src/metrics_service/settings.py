@@ -47,7 +47,7 @@ class Settings(
     db_retry_delay_ms: Positive = 500
     redis_url: str | None = None
     metrics_data_dir: str = ".metrics-service"
-    metrics_base_domain: str = "localhost"
+    metrics_base_domain: Annotated[str, Meta(pattern=r"^[a-z0-9.-]*[a-z0-9-]$")] = "localhost"
     metrics_operator_domain: str | None = None
     metrics_secret_key: str | None = None
     metrics_host: str = "127.0.0.1"

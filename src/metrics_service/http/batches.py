@@ -94,7 +94,7 @@ class BatchDecoder(Generic[ItemT]):
         """Raises `MalformedRequestError`, `InvalidBodyError`, `BodyTooLargeError`."""
         media_type, _ = content_type_of(values_of(headers, b"content-type"))
         if media_type in LINE_TYPES:
-            return self._piecemeal([line for line in body.splitlines() if line.strip()])
+            return self._piecemeal([line for line in body.split(b"\n") if line.strip()])
         if body.lstrip()[:1] == b"{":
             body = bytes(decode_json(self._envelope, body).items)
         if b"\\u0000" not in body:

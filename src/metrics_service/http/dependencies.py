@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 from litestar.connection import ASGIConnection, Request
+from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Guard
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -75,7 +76,9 @@ async def provide_caller(request: AnyRequest) -> Caller:
     )
 
 
-async def provide_tx(request: AnyRequest, caller: Caller) -> AsyncIterator[AsyncSession]:
+async def provide_tx(
+    request: AnyRequest, caller: NamedDependency[Caller]
+) -> AsyncIterator[AsyncSession]:
     """One ORM transaction per request, committed before the answer is sent."""
     # The only generator dependency: two would end together and wrap a failed commit in a group.
     read_only = request.method in {"GET", "HEAD"}

@@ -118,7 +118,10 @@ class MetricsSessionController(Controller):
         return_dto=None,
     )
     async def patch_one(
-        self, caller: NamedDependency[Caller], session_id: FromPath[UUID], data: SessionPatch
+        self,
+        caller: NamedDependency[Caller],
+        session_id: FromPath[UUID],
+        data: Annotated[SessionPatch, Body()],
     ) -> SessionView:
         """Change fields of a session."""
         return await patch_session(caller, session_id, data)

@@ -1,0 +1,144 @@
+"""What acceptance tests say to the service, and what they look for in its answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import msgspec
+
+BASE = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
+
+# What only the database, the driver or the interpreter says; no client may ever read it.
+_LEAK = re.compile(
+    r"""
+    \bSELECT\b | \bINSERT\s+INTO\b | \bUPDATE\s+\w+\s+SET\b | \bDELETE\s+FROM\b | sqlstate
+    | asyncpg | sqlalchemy | msgspec | litestar | Traceback | \.py\b | \bline\ \d
+    | \bt_[a-z2-7]{26}\b | app_(?:runtime|tenant|owner|migrator|backup) | metrics_sessions
+    | tool_metrics | model_calls | session_tags | dashboard_(?:configs|versions) | api_keys
+    | tenant_(?:id|domains|schemas) | search_path | row-level | pg_ | relation\ | \bcolumn\ "
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_PROBLEM = {"type", "title", "status", "detail", "instance", "request_id"}
+
+
+def at(seconds: float = 0) -> str:
+    """A time in the form that the service answers with."""
+    return (BASE + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def session(**changes: Any) -> dict[str, Any]:
+    return {
+        "agent": "claude-code",
+        "external_id": uuid4().hex,
+        "started_at": at(),
+        **changes,
+    }
+
+
+def tool_metric(**changes: Any) -> dict[str, Any]:
+    return {"tool_name": "Bash", "started_at": at(), "duration_ms": 12.5, **changes}
+
+
+def dashboard(**changes: Any) -> dict[str, Any]:
+    return {"name": "Tools", "layout": {"a": {"x": 0}}, "widgets": [{"id": "a"}], **changes}
+
+
+def check_problem(response: httpx.Response, status: int | None = None) -> dict[str, Any]:
+    """The body of a refusal, after a look at its form and at what it must not tell."""
+    assert status is None or response.status_code == status, (response.status_code, response.text)
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert _PROBLEM <= problem.keys() <= _PROBLEM | {"errors"}, problem
+    assert problem["status"] == response.status_code
+    assert problem["request_id"] == response.headers["x-request-id"]
+    told = response.text.replace(str(problem["instance"]), "")
+    assert _LEAK.search(told) is None, told
+    return problem
+
+
+async def check_answer(response: httpx.Response) -> None:
+    """Hold every answer of every test to what is promised for all of them."""
+    status = response.status_code
+    await response.aread()
+    assert status < 500 or status in (503, 504), (status, response.request.url, response.text)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    if status >= 400 and response.request.method != "HEAD" and "/health" not in response.url.path:
+        check_problem(response)
+    if status in (429, 503):
+        assert int(response.headers["retry-after"]) >= 1 or "/health" in response.url.path
+
+
+def same_but_for_ids(response: httpx.Response, *ids: Any) -> tuple[int, bytes, list[Any]]:
+    """All that one can learn from an answer, without what must differ."""
+    body = response.content
+    for one in (response.headers["x-request-id"], *map(str, ids)):
+        body = body.replace(one.encode(), b"*")
+    headers = sorted((name, value) for name, value in response.headers.items() if name != "x-request-id")
+    return response.status_code, body, [pair for pair in headers if pair[0] != "content-length"]
+
+
+async def walk(
+    client: httpx.AsyncClient, path: str, tenant: Any, **query: Any
+) -> AsyncIterator[dict[str, Any]]:
+    """Every row of a list, by following its cursors."""
+    cursor: str | None = None
+    while True:
+        given = query if cursor is None else {**query, "cursor": cursor}
+        response = await client.get(path, params=given, headers=tenant.headers)
+        assert response.status_code == 200, response.text
+        page = response.json()
+        assert page.keys() == {"data", "meta"}
+        assert page["meta"].keys() == {"limit", "next_cursor"}
+        assert len(page["data"]) <= page["meta"]["limit"]
+        for row in page["data"]:
+            yield row
+        cursor = page["meta"]["next_cursor"]
+        if cursor is None:
+            return
+
+
+async def rows_of(
+    client: httpx.AsyncClient, path: str, tenant: Any, **query: Any
+) -> list[dict[str, Any]]:
+    return [row async for row in walk(client, path, tenant, **{"limit": 500, **query})]
+
+
+async def post_batch(
+    client: httpx.AsyncClient,
+    tenant: Any,
+    items: Iterable[Any],
+    *,
+    path: str = "/api/v1/tool-metrics/batch",
+    **query: str,
+) -> httpx.Response:
+    body = msgspec.json.encode(list(items))
+    headers = {**tenant.headers, "Content-Type": "application/json"}
+    return await client.post(path, content=body, params=query, headers=headers)
+
+
+async def stored_batch(client: httpx.AsyncClient, tenant: Any, items: Iterable[Any]) -> dict[str, Any]:
+    response = await post_batch(client, tenant, items)
+    assert response.status_code == 200, response.text
+    receipt: dict[str, Any] = response.json()
+    return receipt
+
+
+async def stored_session(client: httpx.AsyncClient, tenant: Any, **changes: Any) -> dict[str, Any]:
+    response = await client.post("/api/v1/sessions", json=session(**changes), headers=tenant.headers)
+    assert response.status_code in (200, 201), response.text
+    view: dict[str, Any] = response.json()
+    return view
+
+
+async def stored_dashboard(client: httpx.AsyncClient, tenant: Any, **changes: Any) -> dict[str, Any]:
+    body = dashboard(**changes)
+    response = await client.post("/api/v1/dashboards", json=body, headers=tenant.headers)
+    assert response.status_code == 201, response.text
+    view: dict[str, Any] = response.json()
+    return view
