@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 
+from metrics_service.cli.commands import metrics_service
+from metrics_service.cli.failures import run
 from metrics_service.db.addresses import Addresses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +57,23 @@ class CommandLine(msgspec.Struct, frozen=True):
         )
         assert "Traceback" not in done.stderr or environ, done.stderr
         return Ended(done.returncode, done.stdout, done.stderr)
+
+    def here(self, *arguments: str, **environ: str) -> Ended:
+        """Run it in this process, which is ten times faster: for what does not need its own."""
+        out, err = io.StringIO(), io.StringIO()
+        handler = signal.getsignal(signal.SIGTERM)
+        with (
+            Path(os.devnull).open() as stdin,
+            mock.patch.object(sys, "stdin", stdin),
+            mock.patch.dict(os.environ, self.environ | environ, clear=True),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                code = run(metrics_service, list(arguments))
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+        return Ended(code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start it in a group of its own, so that a test can kill all of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import subprocess
@@ -25,7 +26,7 @@ def line(addresses: Addresses) -> CommandLine:
 @pytest.fixture
 def slug(line: CommandLine) -> str:
     name = new_slug()
-    line("tenant", "create", name, "--json").json()
+    line.here("tenant", "create", name, "--json").json()
     return name
 
 
@@ -33,12 +34,25 @@ def new_slug() -> str:
     return f"c{uuid4().hex[:12]}"
 
 
-async def find_key(addresses: Addresses, tenant_id: str, prefix: str) -> asyncpg.Record | None:
+def find_key(addresses: Addresses, tenant_id: str, prefix: str) -> asyncpg.Record | None:
+    async def find() -> asyncpg.Record | None:
+        connection = await asyncpg.connect(addresses.runtime)
+        try:
+            return await connection.fetchrow(
+                "SELECT * FROM public.find_api_key($1::text::uuid, $2)", tenant_id, prefix
+            )
+        finally:
+            await connection.close()
+
+    return asyncio.run(find())
+
+
+async def users_of(addresses: Addresses, tenant_id: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(addresses.runtime)
     try:
-        return await connection.fetchrow(
-            "SELECT * FROM public.find_api_key($1::text::uuid, $2)", tenant_id, prefix
-        )
+        async with connection.transaction():
+            await connection.execute(f"SELECT shared.enter_tenant('{tenant_id}')")
+            return await connection.fetch("SELECT id::text, email FROM users ORDER BY email")
     finally:
         await connection.close()
 
@@ -67,7 +81,7 @@ def test_create_prints_the_tenant(line):
 def test_the_slug_is_the_domain_when_none_is_given(line):
     slug = new_slug()
 
-    made = line("tenant", "create", slug, "--json").json()
+    made = line.here("tenant", "create", slug, "--json").json()
 
     assert (made["domain"], made["name"], made["subscription_plan"]) == (slug, slug, "basic")
 
@@ -100,7 +114,7 @@ def test_a_taken_slug_or_domain_is_a_conflict(line, slug):
     ],
 )
 def test_an_invalid_name_or_usage_exits_with_2(line, arguments):
-    ended = line("tenant", "create", *arguments)
+    ended = line.here("tenant", "create", *arguments)
 
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.startswith("metrics-service: ")
@@ -108,12 +122,12 @@ def test_an_invalid_name_or_usage_exits_with_2(line, arguments):
 
 
 def test_a_tenant_is_named_by_slug_domain_or_id(line, slug):
-    by_slug = line("tenant", "show", slug, "--json").json()
+    by_slug = line.here("tenant", "show", slug, "--json").json()
 
-    assert line("tenant", "show", by_slug["id"], "--json").json() == by_slug
-    assert line("tenant", "show", f"{slug}.localhost", "--json").json() == by_slug
-    assert by_slug in line("tenant", "list", "--json").json()
-    assert slug in line("tenant", "list").out
+    assert line.here("tenant", "show", by_slug["id"], "--json").json() == by_slug
+    assert line.here("tenant", "show", f"{slug}.localhost", "--json").json() == by_slug
+    assert by_slug in line.here("tenant", "list", "--json").json()
+    assert slug in line.here("tenant", "list").out
 
 
 def test_an_unknown_tenant_exits_with_3(line):
@@ -127,68 +141,68 @@ def test_an_unknown_tenant_exits_with_3(line):
         ("key", "list"),
         ("key", "create", "--scope", "read"),
     ):
-        ended = line(*command, "nobody-here")
+        ended = line.here(*command, "nobody-here")
 
         assert (ended.code, ended.err) == (3, "metrics-service: there is no tenant nobody-here\n")
 
 
 def test_suspend_and_resume(line, slug):
-    assert line("tenant", "suspend", slug, "--json").json()["status"] == "suspended"
-    assert line("key", "create", slug, "--scope", "read", "--user", "a@b.example").code == 4
-    assert line("tenant", "resume", slug, "--json").json()["status"] == "active"
+    assert line.here("tenant", "suspend", slug, "--json").json()["status"] == "suspended"
+    assert line.here("key", "create", slug, "--scope", "read", "--user", "a@b.example").code == 4
+    assert line.here("tenant", "resume", slug, "--json").json()["status"] == "active"
 
 
 def test_rename_keeps_schema_and_domain(line, slug):
-    before = line("tenant", "show", slug, "--json").json()
+    before = line.here("tenant", "show", slug, "--json").json()
     new = new_slug()
 
-    renamed = line("tenant", "rename", slug, "--name", "Ünïcode", "--slug", new, "--json").json()
+    renamed = line.here("tenant", "rename", slug, "--name", "Ünïcode", "--slug", new, "--json").json()
 
     assert renamed == before | {"slug": new, "name": "Ünïcode"}
-    other = line("tenant", "create", slug, "--domain", new_slug(), "--json").json()
-    assert line("tenant", "rename", slug, "--slug", new).code == 4
-    assert line("tenant", "show", slug, "--json").json() == other
-    assert line("tenant", "rename", new, "--slug", "Not-Valid").code == 2
-    assert line("tenant", "rename", new).code == 2
+    other = line.here("tenant", "create", slug, "--domain", new_slug(), "--json").json()
+    assert line.here("tenant", "rename", slug, "--slug", new).code == 4
+    assert line.here("tenant", "show", slug, "--json").json() == other
+    assert line.here("tenant", "rename", new, "--slug", "Not-Valid").code == 2
+    assert line.here("tenant", "rename", new).code == 2
 
 
 def test_domains_come_and_go(line, slug):
     host = f"metrics.{slug}.example"
-    added = line("tenant", "domain", "add", slug, host.upper() + ".", "--json").json()
+    added = line.here("tenant", "domain", "add", slug, host.upper() + ".", "--json").json()
     other = new_slug()
-    line("tenant", "create", other, "--json").json()
+    line.here("tenant", "create", other, "--json").json()
 
     assert added == {"domain": host, "is_first": False}
-    assert line("tenant", "domain", "list", slug, "--json").json() == [
+    assert line.here("tenant", "domain", "list", slug, "--json").json() == [
         {"domain": slug, "is_first": True},
         {"domain": host, "is_first": False},
     ]
-    assert line("tenant", "show", host, "--json").json()["slug"] == slug
-    assert line("tenant", "domain", "add", slug, host).code == 0
-    assert line("tenant", "domain", "add", other, host).code == 4
-    assert line("tenant", "domain", "add", slug, "not a host").code == 2
-    assert line("tenant", "domain", "remove", other, host).code == 3
-    assert line("tenant", "domain", "remove", slug, slug).code == 4
-    assert line("tenant", "domain", "remove", slug, host).code == 0
-    assert line("tenant", "show", host).code == 3
+    assert line.here("tenant", "show", host, "--json").json()["slug"] == slug
+    assert line.here("tenant", "domain", "add", slug, host).code == 0
+    assert line.here("tenant", "domain", "add", other, host).code == 4
+    assert line.here("tenant", "domain", "add", slug, "not a host").code == 2
+    assert line.here("tenant", "domain", "remove", other, host).code == 3
+    assert line.here("tenant", "domain", "remove", slug, slug).code == 4
+    assert line.here("tenant", "domain", "remove", slug, host).code == 0
+    assert line.here("tenant", "show", host).code == 3
 
 
-async def test_delete_frees_the_names_and_kills_the_keys(line, slug, addresses):
-    before = line("tenant", "show", slug, "--json").json()
-    issued = line("key", "create", slug, "--scope", "read", "--json").json()
-    assert line("tenant", "delete", slug).code == 2
-    assert await find_key(addresses, before["id"], issued["prefix"]) is not None
+def test_delete_frees_the_names_and_kills_the_keys(line, slug, addresses):
+    before = line.here("tenant", "show", slug, "--json").json()
+    issued = line.here("key", "create", slug, "--scope", "read", "--json").json()
+    assert line.here("tenant", "delete", slug).code == 2
+    assert find_key(addresses, before["id"], issued["prefix"]) is not None
 
-    deleted = line("tenant", "delete", slug, "--yes", "--json").json()
+    deleted = line.here("tenant", "delete", slug, "--yes", "--json").json()
 
     assert deleted == before | {"status": "deleted"}
-    assert line("tenant", "show", slug).code == 3
-    again = line("tenant", "create", slug, "--json").json()
+    assert line.here("tenant", "show", slug).code == 3
+    again = line.here("tenant", "create", slug, "--json").json()
     assert again["id"] != before["id"]
     assert again["schema_name"] != before["schema_name"]
-    assert await find_key(addresses, before["id"], issued["prefix"]) is None
-    assert await find_key(addresses, again["id"], issued["prefix"]) is None
-    assert line("key", "list", slug, "--json").json() == []
+    assert find_key(addresses, before["id"], issued["prefix"]) is None
+    assert find_key(addresses, again["id"], issued["prefix"]) is None
+    assert line.here("key", "list", slug, "--json").json() == []
 
 
 @pytest.mark.parametrize(("answer", "code", "found"), [("n", 1, 0), ("y", 0, 3)])
@@ -214,7 +228,7 @@ def test_delete_asks_on_a_terminal(line, slug, answer, code, found):
 # -- key --------------------------------------------------------------------------------------------
 
 
-async def test_key_create_prints_a_key_that_works(line, slug, addresses):
+def test_key_create_prints_a_key_that_works(line, slug, addresses):
     tenant = line("tenant", "show", slug, "--json").json()
 
     issued = line(
@@ -224,7 +238,7 @@ async def test_key_create_prints_a_key_that_works(line, slug, addresses):
 
     assert list(issued) == ["id", "key", "prefix", "scopes", "expires_at"]
     assert issued["scopes"] == ["read", "ingest"]
-    stored = await find_key(addresses, tenant["id"], issued["prefix"])
+    stored = find_key(addresses, tenant["id"], issued["prefix"])
     assert stored["key_hash"] == hash_key(issued["key"])
     assert stored["name"] == "ci"
     listed = line("key", "list", slug, "--json")
@@ -232,22 +246,16 @@ async def test_key_create_prints_a_key_that_works(line, slug, addresses):
     assert issued["key"] not in listed.out
 
 
-async def test_a_key_for_a_user_makes_the_user(line, slug, addresses):
-    tenant = line("tenant", "show", slug, "--json").json()
+def test_a_key_for_a_user_makes_the_user(line, slug, addresses):
+    tenant = line.here("tenant", "show", slug, "--json").json()
     for email in ("Ada@Example.com", "ada@example.com", "bob@example.com"):
-        line("key", "create", slug, "--scope", "read", "--user", email, "--json").json()
+        line.here("key", "create", slug, "--scope", "read", "--user", email, "--json").json()
 
-    keys = line("key", "list", slug, "--json").json()
+    keys = line.here("key", "list", slug, "--json").json()
 
     assert keys[0]["user_id"] == keys[1]["user_id"] != keys[2]["user_id"]
-    connection = await asyncpg.connect(addresses.runtime)
-    try:
-        async with connection.transaction():
-            await connection.execute(f"SELECT shared.enter_tenant('{tenant['id']}')")
-            emails = await connection.fetch("SELECT id::text, email FROM users ORDER BY email")
-    finally:
-        await connection.close()
-    assert [(row["id"], row["email"]) for row in emails] == [
+    users = asyncio.run(users_of(addresses, tenant["id"]))
+    assert [(row["id"], row["email"]) for row in users] == [
         (keys[0]["user_id"], "ada@example.com"),
         (keys[2]["user_id"], "bob@example.com"),
     ]
@@ -267,35 +275,35 @@ async def test_a_key_for_a_user_makes_the_user(line, slug, addresses):
     ],
 )
 def test_wrong_options_of_a_key_exit_with_2(line, slug, arguments):
-    assert line("key", "create", slug, *arguments).code == 2
-    assert line("key", "list", slug, "--json").json() == []
+    assert line.here("key", "create", slug, *arguments).code == 2
+    assert line.here("key", "list", slug, "--json").json() == []
 
 
-async def test_rotate_leaves_the_old_key_its_grace(line, slug, addresses):
-    tenant_id = line("tenant", "show", slug, "--json").json()["id"]
-    old = line("key", "create", slug, "--scope", "write", "--json").json()
+def test_rotate_leaves_the_old_key_its_grace(line, slug, addresses):
+    tenant_id = line.here("tenant", "show", slug, "--json").json()["id"]
+    old = line.here("key", "create", slug, "--scope", "write", "--json").json()
 
-    new = line("key", "rotate", old["id"], "--json").json()
-    newest = line("key", "rotate", new["id"], "--grace", "0s", "--json").json()
+    new = line.here("key", "rotate", old["id"], "--json").json()
+    newest = line.here("key", "rotate", new["id"], "--grace", "0s", "--json").json()
 
     assert new["scopes"] == newest["scopes"] == ["write"]
     assert len({old["key"], new["key"], newest["key"]}) == 3
-    assert await find_key(addresses, tenant_id, old["prefix"]) is not None
-    assert await find_key(addresses, tenant_id, new["prefix"]) is None
-    assert await find_key(addresses, tenant_id, newest["prefix"]) is not None
-    assert line("key", "rotate", new["id"]).code == 3
+    assert find_key(addresses, tenant_id, old["prefix"]) is not None
+    assert find_key(addresses, tenant_id, new["prefix"]) is None
+    assert find_key(addresses, tenant_id, newest["prefix"]) is not None
+    assert line.here("key", "rotate", new["id"]).code == 3
 
 
-async def test_revoke_asks_and_is_final(line, slug, addresses):
-    tenant_id = line("tenant", "show", slug, "--json").json()["id"]
-    issued = line("key", "create", slug, "--scope", "read", "--json").json()
+def test_revoke_asks_and_is_final(line, slug, addresses):
+    tenant_id = line.here("tenant", "show", slug, "--json").json()["id"]
+    issued = line.here("key", "create", slug, "--scope", "read", "--json").json()
 
-    assert line("key", "revoke", issued["id"]).code == 2
-    assert await find_key(addresses, tenant_id, issued["prefix"]) is not None
-    assert line("key", "revoke", issued["id"], "--yes").code == 0
-    assert await find_key(addresses, tenant_id, issued["prefix"]) is None
-    assert line("key", "revoke", str(uuid4()), "--yes").code == 3
-    assert line("key", "revoke", "not-an-id", "--yes").code == 2
+    assert line.here("key", "revoke", issued["id"]).code == 2
+    assert find_key(addresses, tenant_id, issued["prefix"]) is not None
+    assert line.here("key", "revoke", issued["id"], "--yes").code == 0
+    assert find_key(addresses, tenant_id, issued["prefix"]) is None
+    assert line.here("key", "revoke", str(uuid4()), "--yes").code == 3
+    assert line.here("key", "revoke", "not-an-id", "--yes").code == 2
 
 
 # -- every command ------------------------------------------------------------------------------------
@@ -335,7 +343,7 @@ def test_a_wrong_password_exits_with_5_and_is_not_shown(line):
     ],
 )
 def test_a_wrong_setting_exits_with_2_and_is_named(line, environ):
-    ended = line("tenant", "create", "x", **environ)
+    ended = line.here("tenant", "create", "x", **environ)
 
     assert ended.code == 2
     assert next(iter(environ)) in ended.err
@@ -345,7 +353,7 @@ def test_a_wrong_setting_exits_with_2_and_is_named(line, environ):
 def test_a_database_that_is_not_initialised_says_so(line, new_database):
     empty = new_database()
 
-    ended = line("tenant", "list", DATABASE_OWNER_URL=empty.owner, DATABASE_URL=empty.runtime)
+    ended = line.here("tenant", "list", DATABASE_OWNER_URL=empty.owner, DATABASE_URL=empty.runtime)
 
     assert ended.code == 1
     assert "not initialised" in ended.err

@@ -28,7 +28,10 @@ class Duration(click.ParamType[timedelta]):
         match = re.fullmatch(r"([0-9]{1,9})([smhdw])", value)
         if match is None:
             self.fail(f"{value!r} is not a duration such as 90d, 24h, 15m or 30s", param, ctx)
-        duration = timedelta(**{UNITS[match[2]]: int(match[1])})
+        try:
+            duration = timedelta(**{UNITS[match[2]]: int(match[1])})
+        except OverflowError:
+            duration = timedelta.max
         if duration > LONGEST or (not duration and not self.may_be_zero):
             self.fail(f"{value} is out of range", param, ctx)
         return duration

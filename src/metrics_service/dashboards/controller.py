@@ -175,12 +175,17 @@ class DashboardController(Controller):
     )
     async def restore(
         self,
+        request: AnyRequest,
         caller: NamedDependency[Caller],
         tx: NamedDependency[AsyncSession],
         dashboard_id: FromPath[UUID],
         version: FromPath[int],
-    ) -> DashboardView:
+    ) -> Response[DashboardView]:
         """Make an old version the newest."""
         gallery = _gallery(tx, caller)
-        row = await restore_dashboard(gallery, caller.principal, dashboard_id, version)
-        return await gallery.view(row)
+
+        async def act() -> DashboardView:
+            row = await restore_dashboard(gallery, caller.principal, dashboard_id, version)
+            return await gallery.view(row)
+
+        return await once(request, caller, tx, act, status_code=200)

@@ -20,15 +20,18 @@ from metrics_service.errors import (
 QUERY_CANCELED = "57014"
 TENANT_UNAVAILABLE = "P0002"
 # Classes and codes after which the same request may well succeed a moment later: connection
-# exceptions, resources, locks, shutdown, a standby in our place, serialisation, a stale plan.
+# exceptions, resources, locks, shutdown, a standby in our place, serialisation.
 TRANSIENT_CLASSES = ("08", "53", "57")
-TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "0A000", "58030"})
+TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "58030"})
 
 
 def domain_error(error: BaseException) -> MetricsServiceError | None:
     """The meaning of a database error, or None when it is a bug of ours."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig.__cause__ or error.orig
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        # The schema was migrated under a prepared statement, which the driver has forgotten by now.
+        return UnavailableError()
     if isinstance(error, asyncpg.PostgresError):
         return _by_sqlstate(error.sqlstate or "")
     if isinstance(error, PoolTimeoutError):
