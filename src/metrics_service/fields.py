@@ -15,7 +15,12 @@ Text = Annotated[str, Meta(max_length=8192)]
 ShortText = Annotated[str, Meta(min_length=1, max_length=255)]
 Email = Annotated[
     str,
-    Meta(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$", examples=["ada@example.com"]),
+    Meta(
+        min_length=3,
+        max_length=254,
+        pattern=r"^[^@\s]+@[^@\s]+$(?!\n)",
+        examples=["ada@example.com"],
+    ),
 ]
 Instant = Annotated[datetime, Meta(tz=True, examples=["2026-11-20T09:30:00Z"])]
 MAX_BIGINT = 2**63 - 1

@@ -50,7 +50,12 @@ async def restore_dashboard(
 ) -> DashboardConfig:
     """Make an old version the newest; what came between stays in the history."""
     row = await get_dashboard(gallery, dashboard_id, lock=True)
-    old = await find_version(gallery.tx, dashboard_id, version)
+    # A number that no version can have is not one that the database could look for.
+    old = (
+        await find_version(gallery.tx, dashboard_id, version)
+        if 1 <= version <= row.version
+        else None
+    )
     if old is None:
         raise NotFoundError("version", version)
     return await _change(gallery, principal, row, {name: getattr(old, name) for name in CONTENT})

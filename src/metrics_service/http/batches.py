@@ -18,7 +18,7 @@ from litestar.openapi.spec import (
 from msgspec import Meta
 
 from metrics_service.errors import BodyTooLargeError, FieldError, InvalidBodyError
-from metrics_service.http.bodies import decode_json, field_error, nul_field
+from metrics_service.http.bodies import field_error, nul_field, parse_json
 from metrics_service.http.headers import content_type_of, values_of
 from metrics_service.http.limits import LINE_TYPES
 from metrics_service.http.query import query_operation
@@ -96,14 +96,14 @@ class BatchDecoder(Generic[ItemT]):
         if media_type in LINE_TYPES:
             return self._piecemeal([line for line in body.split(b"\n") if line.strip()])
         if body.lstrip()[:1] == b"{":
-            body = bytes(decode_json(self._envelope, body).items)
+            body = bytes(parse_json(self._envelope, body).items)
         if b"\\u0000" not in body:
             try:
                 return self._checked(self._all.decode(body))
             except (msgspec.DecodeError, RecursionError, ValueError):
                 # Something is wrong: find out what, item by item.
                 pass
-        return self._piecemeal([bytes(raw) for raw in decode_json(self._raw, body)])
+        return self._piecemeal([bytes(raw) for raw in parse_json(self._raw, body)])
 
     def _checked(self, items: list[ItemT]) -> Batch[ItemT]:
         _refuse_too_many(len(items))

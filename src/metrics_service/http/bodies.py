@@ -23,18 +23,23 @@ _ESCAPED_NUL = b"\\u0000"
 
 def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode a checked body; raises `MalformedRequestError` or `InvalidBodyError`."""
+    value = parse_json(decoder, body)
+    if _ESCAPED_NUL in body:
+        # PostgreSQL's text has no U+0000. Looked for only where the escape is in sight.
+        refuse_nul(value)
+    return value
+
+
+def parse_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """As `decode_json`, for what is decoded further and looked at then."""
     try:
-        value = decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidBodyError([field_error(error)]) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
         # msgspec overflows its stack on deep nesting, and int() refuses thousands of digits.
         reason = str(error) if isinstance(error, msgspec.DecodeError) else "it cannot be parsed"
         raise MalformedRequestError(f"the body is not JSON: {reason}") from None
-    if _ESCAPED_NUL in body:
-        # PostgreSQL's text has no U+0000. Looked for only where the escape is in sight.
-        refuse_nul(value)
-    return value
 
 
 def field_error(error: msgspec.ValidationError, *, index: int | None = None) -> FieldError:

@@ -35,7 +35,9 @@ async def answer_page(
     if query.page is not None:
         return await _numbered(query, query.page, fetch=fetch, count=count, view=view)
     signer, listing = caller.database.signer, _listing(route, query)
-    after = signer.verify(caller.tenant_id, listing, query.cursor) if query.cursor else None
+    after = (
+        signer.verify(caller.tenant_id, listing, query.cursor) if query.cursor is not None else None
+    )
     # One row too many tells whether more follow, without counting them.
     rows = await fetch(after, query.limit + 1, 0)
     next_cursor = None

@@ -36,6 +36,7 @@ article { border-top: 1px solid var(--line); padding: 1rem 0; }
 h3 { font: 600 15px/1.5 ui-monospace, monospace; margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { text-align: left; padding: .25rem .75rem .25rem 0; vertical-align: top; }
+td:nth-child(2) { overflow-wrap: anywhere; min-width: 8rem; }
 pre { background: var(--mark); padding: .75rem; border-radius: 6px; overflow-x: auto; }
 """
 
@@ -131,7 +132,7 @@ def _page(document: dict[str, Any], origin: str) -> Iterator[str]:
 
 def _by_tag(document: dict[str, Any]) -> dict[str, list[tuple[str, str, dict[str, Any]]]]:
     tags: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}
-    for path, item in document["paths"].items():
+    for path, item in sorted(document["paths"].items()):
         for method, operation in item.items():
             tag = next(iter(operation.get("tags", [])), "other")
             tags.setdefault(tag, []).append((method.upper(), path, operation))
@@ -155,7 +156,7 @@ def _article(method: str, path: str, operation: dict[str, Any], origin: str) -> 
 
 def _type_of(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        return " | ".join(str(value) for value in schema["enum"])
+        return ", ".join(str(value) for value in schema["enum"])
     return str(schema.get("format") or schema.get("type") or "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -27,9 +28,26 @@ def parse_query(request: Request[Any, Any, Any], kind: type[QueryT]) -> QueryT:
     if unknown:
         raise InvalidQueryError(f"there is no parameter {min(unknown)[:64]}")
     try:
-        return msgspec.convert(values, kind, strict=False)
+        query = msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidQueryError(_named(error)) from None
+    for field in msgspec.structs.fields(kind):
+        if field.encode_name in values:
+            _check(field.encode_name, values[field.encode_name], getattr(query, field.name))
+    return query
+
+
+def _check(name: str, given: str, value: Any) -> None:
+    # What a lax conversion lets through: the word null, seconds since 1970, times without a UTC.
+    if value is None:
+        raise InvalidQueryError(f"parameter {name}: is not a value")
+    if isinstance(value, datetime):
+        try:
+            value.astimezone(UTC)
+        except OverflowError:
+            raise InvalidQueryError(f"parameter {name}: is out of range") from None
+        if ":" not in given:
+            raise InvalidQueryError(f"parameter {name}: is not a time with an offset")
 
 
 @cache
@@ -59,9 +77,9 @@ def query_operation(kind: type[msgspec.Struct]) -> type[Operation]:
                         name=name,
                         param_in="query",
                         required=name in required,
-                        description=schema.get("description"),
+                        description=_value(schema).get("description"),
                         schema=_schema(schema),
-                        example=next(iter(schema.get("examples", ())), None),
+                        example=next(iter(_value(schema).get("examples", ())), None),
                     )
                     for name, schema in described["properties"].items()
                 ),
@@ -70,10 +88,14 @@ def query_operation(kind: type[msgspec.Struct]) -> type[Operation]:
     return QueryOperation
 
 
+def _value(described: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value that is given: one that may be absent is not one that may be null."""
+    options: list[dict[str, Any]] = described.get("anyOf", [described])
+    return next(option for option in options if option.get("type") != "null")
+
+
 def _schema(described: dict[str, Any]) -> Schema:
-    # A parameter that may be absent is not one that may be null.
-    options = [part for part in described.get("anyOf", [described]) if part.get("type") != "null"]
-    merged = options[0]
+    merged = _value(described)
     values = {
         "type": merged.get("type"),
         "format": merged.get("format"),

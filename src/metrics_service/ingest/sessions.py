@@ -77,7 +77,8 @@ FROM stated ORDER BY id
 ON CONFLICT (tenant_id, id) DO UPDATE SET
     session_type = coalesce(excluded.session_type, s.session_type),
     started_at = excluded.started_at,
-    ended_at = coalesce(excluded.ended_at, s.ended_at),
+    ended_at = CASE WHEN coalesce(excluded.ended_at, s.ended_at) < excluded.started_at
+                    THEN excluded.started_at ELSE coalesce(excluded.ended_at, s.ended_at) END,
     last_event_at = greatest(s.last_event_at, excluded.last_event_at),
     user_id = coalesce(excluded.user_id, s.user_id),
     repository = coalesce(excluded.repository, s.repository),

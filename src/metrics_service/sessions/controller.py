@@ -53,6 +53,8 @@ EXAMPLE = {
     "tags": ["refactoring"],
 }
 
+CHANGE = {"ended_at": "2026-11-20T11:05:00Z", "productivity_score": 80}
+
 _batch = BatchDecoder(SessionRecord, session_error)
 
 

@@ -133,8 +133,10 @@ async def change_session(
         # Names come from the struct, never from the client.
         bound = msgspec.json.encode(value).decode() if name == "metadata" else value
         changes.append(f"{name} = {where.bind(bound)}")
-    if "ended_at" in given or "started_at" in given:
-        changes.append("last_event_at = greatest(last_event_at, started_at)")
+    if "started_at" in given:
+        # Bound again: on the right of SET, the column would still be the old one.
+        started_at = where.bind(given["started_at"])
+        changes.append(f"last_event_at = greatest(last_event_at, {started_at})")
     done = await connection.fetchval(
         f"UPDATE metrics_sessions SET {', '.join(changes)} WHERE id = $1 RETURNING 1", *where.values
     )

@@ -82,7 +82,7 @@ class SessionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=T
     session_type: ShortText | None = None
     tag: ShortText | None = None
     status: Literal["open", "closed"] | None = None
-    sort: SessionSort = "-started_at"
+    sort: Annotated[SessionSort, Meta(description="A minus sorts downwards.")] = "-started_at"
 
 
 class SessionPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
