@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command with a throw-away cluster of Debian's PostgreSQL 15 and its DSN as ADMIN_URL.
+# Runs a command with a throw-away cluster of Debian's PostgreSQL 15 and its DSN as TEST_ADMIN_URL.
 set -euo pipefail
 bin=/usr/lib/postgresql/15/bin
 home=$(mktemp -d /tmp/postgresql-15-XXXXXX)
@@ -11,5 +11,5 @@ as "$bin/pg_ctl" -D "$home/data" -l "$home/log" -w -s \
     -o "-k $home -c listen_addresses='' -c max_connections=200" start
 stop() { as "$bin/pg_ctl" -D "$home/data" -m fast -s stop; rm -rf "$home"; }
 trap stop EXIT
-export ADMIN_URL="postgresql://postgres@/postgres?host=$home"
+export TEST_ADMIN_URL="postgresql://postgres@/postgres?host=$home"
 "$@"

@@ -50,7 +50,11 @@ class SomeTenant(msgspec.Struct, frozen=True):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--admin-url", help="run on this server instead of the embedded one")
+    parser.addoption(
+        "--admin-url",
+        default=os.environ.get("TEST_ADMIN_URL"),
+        help="run on this server instead of the embedded one (or TEST_ADMIN_URL)",
+    )
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failed one")
 
 

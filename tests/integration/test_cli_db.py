@@ -91,7 +91,7 @@ def own_server() -> Iterator[Path]:
 
 def test_init_makes_roles_and_registry_and_can_be_repeated(empty):
     line = empty.line
-    assert line("db", "status").code == 1
+    assert line("db", "status").code in {1, 5}  # without registry, or without its logins
     assert line("db", "init").code == 2
 
     first = line("db", "init", "--admin-url", empty.admin, "--json").json()
@@ -187,7 +187,7 @@ def test_upgrade_goes_on_past_a_broken_schema(ready):
     broken, behind, fine = ready.new_schemas(3)
     # The table that the revision makes is there already.
     ready.sql(f"UPDATE tenant_schemas SET revision = NULL WHERE schema_name = '{broken}'")
-    ready.line.here("db", "downgrade", "--schema", behind, "--yes").json()
+    ready.line.here("db", "downgrade", "--schema", behind, "--yes", "--json").json()
 
     upgraded = ready.line("db", "upgrade", "--json")
 
@@ -240,7 +240,7 @@ def test_rights_of_public_on_a_schema_fail_upgrade_and_check(ready):
 
 def test_an_upgrade_that_was_killed_is_finished_by_the_next(ready):
     schemas = ready.new_schemas(12)
-    ready.line.here("db", "downgrade", "--yes").json()
+    ready.line.here("db", "downgrade", "--yes", "--json").json()
 
     def at_head() -> int:
         return sum(schema["revision"] == HEAD for schema in ready.status_of().values())
@@ -266,7 +266,7 @@ def test_an_upgrade_that_was_killed_is_finished_by_the_next(ready):
 
 def test_two_upgrades_at_once_take_turns(ready):
     ready.new_schemas(4)
-    ready.line.here("db", "downgrade", "--yes").json()
+    ready.line.here("db", "downgrade", "--yes", "--json").json()
 
     with ThreadPoolExecutor(2) as pool:
         ended = list(pool.map(lambda _: ready.line("db", "upgrade", "--json"), range(2)))

@@ -528,15 +528,13 @@ async def test_the_context_costs_no_trip_of_its_own(wired, pair, door):
 async def test_the_very_first_transaction_prepares_its_statement_in_one_more_trip(wired, pair):
     wire, engine = wired
     async with registry_connection(engine):
-        # Opens the connection.
-        wire.clear()
+        pass
+    wire.clear()
 
     async with tenant_connection(engine, TenantContext(pair.a.id)) as connection:
         await connection.fetch("SELECT name FROM tool_names")
 
-    assert [trip[0] for trip in wire.said if not trip.startswith("Q(COMMIT;")][-4:] == [
-        "Q", "P", "B", "Q",
-    ]  # fmt: skip
+    assert [trip[0] for trip in wire.said] == ["Q", "P", "B", "Q"]
 
 
 async def test_a_begin_without_a_context_sends_nothing(wired):

@@ -62,14 +62,22 @@ class ContextConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
 
     context: TenantContext | Nobody | None = None
     tenants_seen: set[UUID]
+    is_astray: bool = False
+    """A BEGIN was cut off, so what the server began nobody knows."""
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # asyncpg's signature
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         # asyncpg's and SQLAlchemy's transactions both begin with this call.
-        if query.startswith("BEGIN"):
+        if not query.startswith("BEGIN"):
+            return cast(str, await super().execute(query, *args, timeout=timeout))
+        try:
             if self.context is None:
                 raise MissingContextError("BEGIN without a tenant")
-            query = self.context.begin()
-        return cast("str", await super().execute(query, *args, timeout=timeout))
+            return cast(str, await super().execute(self.context.begin(), timeout=timeout))
+        except BaseException as error:
+            # Else asyncpg would take it for begun, and what the next user begins for a savepoint.
+            self._top_xact = None
+            self.is_astray = not isinstance(error, (asyncpg.PostgresError, MissingContextError))
+            raise
 
 
 @asynccontextmanager
@@ -119,12 +127,14 @@ async def _borrowed(
     try:
         yield connection
     finally:
-        await _left(connection, proxied)
-        # Inside a greenlet, because giving up a broken or surplus connection waits for it to close.
-        if proxied.is_valid and not connection.is_closed():
-            proxied.close()
-        else:
-            await greenlet_spawn(proxied.close)
+        try:
+            await _left(connection, proxied)
+        finally:
+            # In a greenlet, because giving up a broken or surplus connection waits for it to close.
+            if proxied.is_valid and not connection.is_closed():
+                proxied.close()
+            else:
+                await greenlet_spawn(proxied.close)
 
 
 def _entered(proxied: PoolProxiedConnection, context: TenantContext | Nobody) -> ContextConnection:
@@ -135,15 +145,20 @@ def _entered(proxied: PoolProxiedConnection, context: TenantContext | Nobody) ->
 
 async def _left(connection: ContextConnection, proxied: PoolProxiedConnection) -> None:
     context, connection.context = connection.context, None
-    if connection.is_closed():
+    if not proxied.is_valid:
+        # SQLAlchemy has given it up already.
+        return
+    if connection.is_closed() or connection.is_astray:
         proxied.invalidate()
         return
     if connection.is_in_transaction():
         # A context that was refused leaves the transaction it was to open, aborted.
         try:
             await connection.execute("ROLLBACK")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except BaseException as error:
             proxied.invalidate()
+            if not isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+                raise
             return
     if isinstance(context, TenantContext) and _is_worn_out(connection, context.tenant_id):
         proxied.invalidate(soft=True)

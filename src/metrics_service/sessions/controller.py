@@ -123,7 +123,7 @@ class MetricsSessionController(Controller):
         self,
         caller: NamedDependency[Caller],
         session_id: FromPath[UUID],
-        data: Annotated[SessionPatch, Body()],
+        data: Annotated[SessionPatch, Body(examples=[Example(value=CHANGE)])],
     ) -> SessionView:
         """Change fields of a session."""
         return await patch_session(caller, session_id, data)
