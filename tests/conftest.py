@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from metrics_service.tenants.keys import SCOPES, Scope, create_key
 from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
 
 PASSWORD = "only-for-tests"
+SERVER_ROOT = "TEST_SERVER_ROOT"
 
 
 class SomeTenant(msgspec.Struct, frozen=True):
@@ -66,22 +68,21 @@ def pytest_runtest_makereport(item: pytest.Item):
     return report
 
 
-@pytest.fixture(scope="session")
-def server_root() -> Iterator[Path]:
-    """The data directory of the embedded server that this run shares."""
-    # Not pytest's own directory: the server's user must be able to enter, and sockets want it short.
-    shared = os.environ.get("PYTEST_XDIST_TESTRUNUID")
-    if shared is not None:
-        root = Path(tempfile.gettempdir()) / f"metrics-service-tests-{shared[:12]}"
-        root.mkdir(mode=0o755, exist_ok=True)
-        yield root
+def pytest_configure(config: pytest.Config) -> None:
+    if SERVER_ROOT in os.environ:
         return
-    with tempfile.TemporaryDirectory(
-        prefix="metrics-service-tests-", ignore_cleanup_errors=True
-    ) as root:
-        # Open to enter, or the server, which is another user when we are root, would live elsewhere.
-        Path(root).chmod(0o755)
-        yield Path(root)
+    # Not pytest's own directory: sockets want it short, and the server, which is another user when
+    # we are root, must be able to enter. Worker processes inherit the variable.
+    root = Path(tempfile.mkdtemp(prefix="metrics-service-tests-"))
+    root.chmod(0o755)
+    os.environ[SERVER_ROOT] = str(root)
+    config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
+
+
+@pytest.fixture(scope="session")
+def server_root() -> Path:
+    """The data directory of the embedded server that this run's processes share."""
+    return Path(os.environ[SERVER_ROOT])
 
 
 @pytest.fixture(scope="session")

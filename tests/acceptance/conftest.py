@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import msgspec
@@ -26,7 +26,9 @@ from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.settings import Settings
+from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.keys import SCOPES, create_key
+from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
 
 with warnings.catch_warnings():
     # A library below the repositories warns about itself while it is imported.
@@ -164,6 +166,34 @@ def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
             pass
         time.sleep(0.1)
     raise AssertionError("the server does not become ready")
+
+
+class Together(msgspec.Struct, frozen=True):
+    """A tenant that many tests share, none of which leaves anything behind."""
+
+    tenant: Tenant
+    key: str
+
+    @property
+    def id(self) -> UUID:
+        return self.tenant.id
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Host": f"{self.tenant.domain}.localhost", "Authorization": f"Bearer {self.key}"}
+
+
+@pytest.fixture(scope="session")
+async def tenant_once(addresses: Addresses) -> Together:
+    """One tenant for all tests that only look, or are refused."""
+    new = NewTenant.of(
+        f"t{uuid4().hex[:16]}", name=None, domain=None, plan="basic", base_domain="localhost"
+    )
+    async with owner_connection(addresses.require_owner()) as connection:
+        tenant = await create_tenant(connection, new, target_of(addresses))
+        async with connection.begin():
+            issued = await create_key(connection, tenant.id, scopes=list(SCOPES), name="test")
+    return Together(tenant, issued.key)
 
 
 class Person(msgspec.Struct, frozen=True):

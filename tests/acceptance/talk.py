@@ -57,7 +57,9 @@ def check_problem(response: httpx.Response, status: int | None = None) -> dict[s
     assert _PROBLEM <= problem.keys() <= _PROBLEM | {"errors"}, problem
     assert problem["status"] == response.status_code
     assert problem["request_id"] == response.headers["x-request-id"]
-    told = response.text.replace(str(problem["instance"]), "")
+    # What the client itself wrote may come back to it: the path, the names of fields.
+    told = " ".join([problem["title"], problem["detail"], problem["type"]])
+    told += " ".join(error["reason"] for error in problem.get("errors", ()))
     assert _LEAK.search(told) is None, told
     return problem
 

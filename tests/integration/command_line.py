@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import msgspec
 from metrics_service.cli.commands import metrics_service
 from metrics_service.cli.failures import run
 from metrics_service.db.addresses import Addresses
+from metrics_service.db.embedded import embedded_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a secret key that only tests ever use"
@@ -110,6 +112,21 @@ def on_database(addresses: Addresses) -> CommandLine:
 
 def on_directory(data_dir: Path) -> CommandLine:
     return CommandLine(without_ours() | {"METRICS_DATA_DIR": str(data_dir)})
+
+
+@contextmanager
+def new_data_dir() -> Iterator[Path]:
+    """A data directory with a space in its path; whatever still runs on it in the end is stopped."""
+    with tempfile.TemporaryDirectory(
+        prefix="metrics service tests-", ignore_cleanup_errors=True
+    ) as place:
+        # PostgreSQL does not run as root: its user must be able to enter.
+        Path(place).chmod(0o755)
+        data_dir = Path(place) / "data"
+        yield data_dir
+        if data_dir.exists():
+            with embedded_server(data_dir):
+                pass
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:

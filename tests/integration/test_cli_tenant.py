@@ -156,7 +156,9 @@ def test_rename_keeps_schema_and_domain(line, slug):
     before = line.here("tenant", "show", slug, "--json").json()
     new = new_slug()
 
-    renamed = line.here("tenant", "rename", slug, "--name", "Ünïcode", "--slug", new, "--json").json()
+    renamed = line.here(
+        "tenant", "rename", slug, "--name", "Ünïcode", "--slug", new, "--json"
+    ).json()
 
     assert renamed == before | {"slug": new, "name": "Ünïcode"}
     other = line.here("tenant", "create", slug, "--domain", new_slug(), "--json").json()
@@ -380,8 +382,8 @@ def test_every_command_explains_itself(line):
             command = command.commands[word]
 
         assert command.help, path
-        assert all(
-            option.help for option in command.params if isinstance(option, click.Option)
-        ), path
+        assert all(option.help for option in command.params if isinstance(option, click.Option)), (
+            path
+        )
     # Settings are wrong, help is not.
     assert line("tenant", "create", "--help", METRICS_PORT="high").code == 0

@@ -15,14 +15,14 @@ import asyncpg
 import msgspec
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 from wire import Wire, wire_to
 
 from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection, runtime_engine
-from metrics_service.db.roles import BACKUP, OWNER, TENANTS, Login
+from metrics_service.db.roles import BACKUP, OWNER, TENANTS
 from metrics_service.db.tenancy import (
     NOBODY,
     ContextConnection,
@@ -717,7 +717,7 @@ async def use_for_the_registry(engine, door, tenant):
     ],
 )
 async def test_a_pooled_connection_carries_nothing_to_its_next_user(
-    small_engine, superuser, pair, use, door
+    addresses, small_engine, superuser, pair, use, door
 ):
     await use(small_engine, door, pair.a)
 
@@ -727,7 +727,7 @@ async def test_a_pooled_connection_carries_nothing_to_its_next_user(
         SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND usename = $1 AND state LIKE 'idle in transaction%'
         """,
-        Login.of(str(small_engine.url)).name or "app_runtime",
+        addresses.runtime_role,
     )
     assert open_transactions == 0
 
@@ -833,7 +833,7 @@ async def borrow(
         except DBAPIError as error:
             assert isinstance(error.orig.__cause__, asyncpg.DivisionByZeroError)
             tally.errors += 1
-        except UnavailableError:
+        except (UnavailableError, PendingRollbackError):
             tally.broken += 1
 
 
@@ -955,10 +955,9 @@ async def test_settings_of_a_session_leak_and_the_same_storm_shows_it(
                     await connection.execute(f"SET app.tenant_id = '{context.tenant_id}'")
                     await connection.execute(f"SET search_path = {schema}, shared, pg_temp")
                     await connection.execute(f"SET ROLE {schema}")
+                await connection.execute("SET LOCAL statement_timeout = 15")
                 yield Hands(connection)
         finally:
-            if connection.is_closed():
-                proxied.invalidate()
             await greenlet_spawn(proxied.close)
 
     async def connect() -> asyncpg.Connection[Any]:
@@ -1215,6 +1214,3 @@ async def test_the_context_of_the_registry_sees_no_table(engine, pair):
         qualified = await tried(connection, f"SELECT name FROM {pair.a.schema_name}.tool_names")
 
     assert (unqualified, qualified) == (NO_TABLE, NO_PRIVILEGE)
-
-
-# -- caches and cursors -----------------------------------------------------------------------------

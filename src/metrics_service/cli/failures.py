@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import rich_click as click
-from click.exceptions import NoArgsIsHelpError
 from sqlalchemy.exc import DBAPIError
 
 from metrics_service.errors import (
@@ -66,12 +65,9 @@ def run(command: click.Command, arguments: list[str] | None = None) -> int:
         # The reader has seen enough. Python would flush the rest at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except NoArgsIsHelpError as error:
-        error.show()
-        return WRONG_USAGE
     except click.Abort as error:
         # Click turns Ctrl-C and a "no" into the same exception.
-        is_interrupted = isinstance(error.__cause__, KeyboardInterrupt)
+        is_interrupted = isinstance(error.__context__, KeyboardInterrupt)
         return _complain("aborted", INTERRUPTED if is_interrupted else FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)

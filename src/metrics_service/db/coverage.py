@@ -18,16 +18,26 @@ WITH tenant_table AS (
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND n.nspname ~ '^t_[a-z0-9]+$'
       AND ($1::text IS NULL OR n.nspname = $1)
+), expression AS (
+    -- The whole of it: whatever is added, by OR for one, makes it another condition.
+    SELECT '^\\(tenant_id = (\\( SELECT (shared\\.)?current_tenant\\(\\) AS current_tenant\\)'
+           '|(shared\\.)?current_tenant\\(\\))\\)$' AS tenant,
+           (SELECT oid FROM pg_namespace WHERE nspname = 'shared') AS shared
 ), policy AS (
     SELECT t.oid,
            count(*) FILTER (WHERE NOT p.polpermissive) AS guards,
            count(*) FILTER (WHERE p.polpermissive) AS accesses,
            bool_and(p.polqual IS NOT NULL AND p.polwithcheck IS NOT NULL
                     AND p.polcmd = '*' AND p.polroles = '{0}'
-                    AND pg_get_expr(p.polqual, p.polrelid) ~ 'tenant_id = .*current_tenant\\(\\)'
-                    AND pg_get_expr(p.polwithcheck, p.polrelid)
-                        ~ 'tenant_id = .*current_tenant\\(\\)') AS sound
-    FROM tenant_table t JOIN pg_policy p ON p.polrelid = t.oid GROUP BY t.oid
+                    AND pg_get_expr(p.polqual, p.polrelid) ~ e.tenant
+                    AND pg_get_expr(p.polwithcheck, p.polrelid) ~ e.tenant
+                    AND EXISTS (
+                        SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+                        WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                          AND d.refclassid = 'pg_proc'::regclass
+                          AND f.pronamespace = e.shared)) AS sound
+    FROM tenant_table t JOIN pg_policy p ON p.polrelid = t.oid CROSS JOIN expression e
+    GROUP BY t.oid
 )
 SELECT nspname || '.' || relname AS object, reason FROM (
     SELECT t.nspname, t.relname, unnest(array_remove(ARRAY[
@@ -51,7 +61,7 @@ SELECT nspname || '.' || relname AS object, reason FROM (
     FROM tenant_table t LEFT JOIN policy p ON p.oid = t.oid
     UNION ALL
     SELECT t.nspname, t.relname, 'key ' || k.conname || ' is not led by tenant_id'
-    FROM tenant_table t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype IN ('p', 'u', 'f')
+    FROM tenant_table t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype IN ('p', 'u', 'f', 'x')
     JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.conkey[1]
     WHERE a.attname <> 'tenant_id'
     UNION ALL
@@ -59,6 +69,15 @@ SELECT nspname || '.' || relname AS object, reason FROM (
     FROM tenant_table t JOIN pg_index i ON i.indrelid = t.oid AND i.indisunique
     LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
     WHERE a.attname IS DISTINCT FROM 'tenant_id'
+    UNION ALL
+    SELECT t.nspname, t.relname, 'foreign key ' || k.conname || ' leads out of the schema'
+    FROM tenant_table t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
+    JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname <> t.nspname
+    UNION ALL
+    SELECT n.nspname, c.relname, 'foreign tables have no row security'
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'f' AND n.nspname ~ '^t_[a-z0-9]+$' AND ($1::text IS NULL OR n.nspname = $1)
     UNION ALL
     SELECT n.nspname, c.relname, 'the view does not run as its caller'
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -70,10 +89,12 @@ SELECT nspname || '.' || relname AS object, reason FROM (
     WHERE c.relkind = 'm' AND n.nspname ~ '^t_[a-z0-9]+$' AND ($1::text IS NULL OR n.nspname = $1)
     UNION ALL
     SELECT n.nspname, c.relname, 'privileges are granted to PUBLIC'
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
-         LATERAL aclexplode(c.relacl) acl
-    WHERE acl.grantee = 0 AND (n.nspname ~ '^t_[a-z0-9]+$' OR n.nspname = 'public')
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE (n.nspname ~ '^t_[a-z0-9]+$' OR n.nspname = 'public')
       AND ($1::text IS NULL OR n.nspname = $1)
+      AND (EXISTS (SELECT FROM aclexplode(c.relacl) acl WHERE acl.grantee = 0)
+           OR EXISTS (SELECT FROM pg_attribute a, aclexplode(a.attacl) acl
+                      WHERE a.attrelid = c.oid AND acl.grantee = 0))
     UNION ALL
     SELECT n.nspname, c.relname, 'a role holds TRUNCATE, REFERENCES or TRIGGER on it'
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
@@ -96,6 +117,18 @@ SELECT p.proname::text, 'a SECURITY DEFINER function does not pin its search_pat
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE p.prosecdef AND (n.nspname IN ('public', 'shared') OR n.nspname ~ '^t_[a-z0-9]+$')
   AND NOT coalesce(array_to_string(p.proconfig, ',') LIKE '%search\\_path=%', false)
+UNION ALL
+SELECT p.proname::text, 'PUBLIC may run a SECURITY DEFINER function'
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace,
+     LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl
+WHERE p.prosecdef AND acl.grantee = 0
+  AND (n.nspname IN ('public', 'shared') OR n.nspname ~ '^t_[a-z0-9]+$')
+UNION ALL
+SELECT m.rolname::text, 'the runtime login can become the owner: ' || r.rolname
+FROM pg_roles m JOIN pg_roles r ON pg_has_role(m.oid, r.oid, 'MEMBER')
+WHERE m.rolname = $1 AND NOT m.rolsuper
+  AND EXISTS (SELECT FROM pg_namespace n
+              WHERE n.nspowner = r.oid AND (n.nspname = 'shared' OR n.nspname ~ '^t_[a-z0-9]+$'))
 UNION ALL
 SELECT m.rolname::text, 'the runtime login can become a role above row security: ' || r.rolname
 FROM pg_roles m JOIN pg_roles r ON pg_has_role(m.oid, r.oid, 'MEMBER')

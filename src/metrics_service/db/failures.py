@@ -23,6 +23,9 @@ TENANT_UNAVAILABLE = "P0002"
 # exceptions, resources, locks, shutdown, a standby in our place, serialisation.
 TRANSIENT_CLASSES = ("08", "53", "57")
 TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "58030"})
+# A refused or broken connection is a bare OSError, an aborted one an InterfaceError; one that was told
+# to end and has not noticed yet is an InternalClientError.
+BROKEN = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def domain_error(error: BaseException) -> MetricsServiceError | None:
@@ -36,10 +39,7 @@ def domain_error(error: BaseException) -> MetricsServiceError | None:
         return _by_sqlstate(error.sqlstate or "")
     if isinstance(error, PoolTimeoutError):
         return UnavailableError("the service is busy")
-    # A refused or broken connection is a bare OSError; an aborted one an InterfaceError.
-    if isinstance(
-        error, (OSError, asyncio.TimeoutError, asyncpg.InterfaceError)
-    ) and not isinstance(error, asyncpg.exceptions.DataError):
+    if isinstance(error, BROKEN) and not isinstance(error, asyncpg.exceptions.DataError):
         return UnavailableError("the database cannot be reached", retry_after_s=2)
     return None
 

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from metrics_service.db.failures import translated
+from metrics_service.db.failures import BROKEN, translated
 
 # A backend keeps what it learnt about every schema it has touched, about 0.2 MB each, for life.
 SCHEMAS_A_CONNECTION = 250
@@ -157,7 +157,7 @@ async def _left(connection: ContextConnection, proxied: PoolProxiedConnection) -
             await connection.execute("ROLLBACK")
         except BaseException as error:
             proxied.invalidate()
-            if not isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+            if not isinstance(error, (asyncpg.PostgresError, *BROKEN)):
                 raise
             return
     if isinstance(context, TenantContext) and _is_worn_out(connection, context.tenant_id):

@@ -1,3 +1,0 @@
-async def test_smoke(new_tenant):
-    t = await new_tenant()
-    assert t.key
