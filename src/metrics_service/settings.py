@@ -145,6 +145,11 @@ def _check_dsn(name: str, dsn: str | None) -> None:
     if dsn is None:
         return
     parts = urlsplit(dsn)
+    try:
+        _ = parts.port
+    except ValueError:
+        # Its own message repeats what may be a piece of the password.
+        raise SettingsError(f"{name} has a port that is not a number") from None
     if parts.scheme not in {"postgresql", "postgres"}:
         raise SettingsError(f"{name} must begin with postgresql://")
     if not parts.username:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -179,13 +179,15 @@ class Together(msgspec.Struct, frozen=True):
         return self.tenant.id
 
     @property
+    def slug(self) -> str:
+        return self.tenant.slug
+
+    @property
     def headers(self) -> dict[str, str]:
         return {"Host": f"{self.tenant.domain}.localhost", "Authorization": f"Bearer {self.key}"}
 
 
-@pytest.fixture(scope="session")
-async def tenant_once(addresses: Addresses) -> Together:
-    """One tenant for all tests that only look, or are refused."""
+async def _together(addresses: Addresses) -> Together:
     new = NewTenant.of(
         f"t{uuid4().hex[:16]}", name=None, domain=None, plan="basic", base_domain="localhost"
     )
@@ -194,6 +196,18 @@ async def tenant_once(addresses: Addresses) -> Together:
         async with connection.begin():
             issued = await create_key(connection, tenant.id, scopes=list(SCOPES), name="test")
     return Together(tenant, issued.key)
+
+
+@pytest.fixture(scope="session")
+def new_together(addresses: Addresses) -> Callable[[], Awaitable[Together]]:
+    """Make a tenant for several tests."""
+    return lambda: _together(addresses)
+
+
+@pytest.fixture(scope="session")
+async def tenant_once(new_together: Callable[[], Awaitable[Together]]) -> Together:
+    """One tenant for all tests that only look, or are refused."""
+    return await new_together()
 
 
 class Person(msgspec.Struct, frozen=True):

@@ -17,7 +17,6 @@ import asyncpg
 import pytest
 from alembic.script import ScriptDirectory
 from command_line import (
-    CommandLine,
     eventually,
     kill_group,
     new_data_dir,

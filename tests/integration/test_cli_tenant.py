@@ -340,6 +340,7 @@ def test_a_wrong_password_exits_with_5_and_is_not_shown(line):
         {"METRICS_PORTT": "1"},
         {"METRICS_PORT": "high"},
         {"DATABASE_URL": "mysql://a@b/c"},
+        {"DATABASE_URL": "postgresql://a:b@c:d/e"},
         {"DATABASE_OWNER_URL": ""},
         {"METRICS_BASE_DOMAIN": "a b"},
     ],

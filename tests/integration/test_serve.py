@@ -26,7 +26,6 @@ import psutil
 import pytest
 from command_line import (
     CommandLine,
-    Output,
     eventually,
     new_data_dir,
     on_database,
@@ -341,7 +340,7 @@ def test_the_demo_prints_commands_that_work_and_starts_again_quickly(data_dir, p
         with running(line, "demo", "--port", str(port)) as (process, output):
             text = output.wait_for("cindermoor-demo.localhost", within_s=60)
             took_s = time.monotonic() - began
-            eventually(lambda: output.text.count("curl") == 6)  # noqa: B023  # asked at once
+            eventually(lambda: output.text.count("curl") == 6)  # asked at once
             printed.append(output.text)
             if shutil.which("curl") is not None:
                 assert_works(re.findall(r"curl .*", output.text))
@@ -359,7 +358,7 @@ def test_the_demo_prints_commands_that_work_and_starts_again_quickly(data_dir, p
 def assert_works(commands: list[str]) -> None:
     for command in commands:
         done = subprocess.run(
-            shlex.split(command) + ["--fail-with-body"],
+            [*shlex.split(command), "--fail-with-body"],
             env=without_ours() | {"no_proxy": "*"},
             capture_output=True,
             timeout=30,

@@ -31,11 +31,11 @@ WITH tenant_table AS (
                     AND p.polcmd = '*' AND p.polroles = '{0}'
                     AND pg_get_expr(p.polqual, p.polrelid) ~ e.tenant
                     AND pg_get_expr(p.polwithcheck, p.polrelid) ~ e.tenant
-                    AND EXISTS (
-                        SELECT FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+                    AND coalesce((
+                        SELECT bool_and(f.pronamespace = e.shared)
+                        FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
                         WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-                          AND d.refclassid = 'pg_proc'::regclass
-                          AND f.pronamespace = e.shared)) AS sound
+                          AND d.refclassid = 'pg_proc'::regclass), false)) AS sound
     FROM tenant_table t JOIN pg_policy p ON p.polrelid = t.oid CROSS JOIN expression e
     GROUP BY t.oid
 )

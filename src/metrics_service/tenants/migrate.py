@@ -289,7 +289,9 @@ async def migrate_alone(schema: str, target: Target) -> Outcome:
             try:
                 async with connection.begin():
                     reached = await migrate(connection, schema, target)
-                    await _tell_servers(connection, schema)
+                    # The registry's own first revision takes the table of tenants with it.
+                    if schema != REGISTRY:
+                        await _tell_servers(connection, schema)
                 return Outcome(schema, reached)
             except (MigrationError, DBAPIError) as error:
                 if attempt < LOCK_ATTEMPTS and _sqlstate(error) == LOCK_NOT_AVAILABLE:

@@ -1,0 +1,437 @@
+"""Holds all SQL of the product to the rules that keep tenants apart and the schema portable.
+
+The rules are those for Citus' schema-based sharding and a pooler in transaction mode: what breaks
+them works on one machine, and is an outage or a leak on the cluster.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "metrics_service"
+MIGRATIONS = ROOT / "alembic"
+
+MAX_NAME = 50
+HOLE = "hole__"
+
+# The only one that may set the context by function: it runs as the owner, on plain PostgreSQL too,
+# and no query of the same transaction goes to another node.
+MAY_SET_CONFIG = {"src/metrics_service/tenants/migrate.py"}
+
+
+class Sql(NamedTuple):
+    """A piece of SQL in a file; what was put into an f-string stands as `hole__` in the text."""
+
+    path: str
+    line: int
+    text: str
+    holes: tuple[str, ...] = ()
+
+
+# -- finding it -------------------------------------------------------------------------------------
+
+STATEMENT = re.compile(
+    r"""\s*(?:
+        select\b.*(?:\bfrom\b|\w\() | with\s+\w+\s+as\s+ | insert\s+into\b | delete\s+from\b
+      | update\s+\S+(\s+as)?(\s+\w+)?\s+set\b | merge\s+into\b | truncate\s | lock\s+table\b
+      | (?:create|alter|drop)\s+(?:or\s+replace\s+)?(?:unique\s+|temp\s+|materialized\s+)?
+        (?:table|index|schema|role|policy|function|view|type|domain|trigger|sequence|database
+          |default|extension|rule)\b
+      | grant\s+\S | revoke\s+\S | reset\s+\S+\s*$ | listen\s | copy\s
+      | set\s+(?:local\s+|session\s+)?(?:role\b|search_path\b|[a-z_.]+\s*(?:=|to\b)|transaction\b
+        |session\b|hole__)
+      | do\s+\$ | begin\s*; | begin\b.*\benter_tenant
+    )""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+FRAGMENT = re.compile(
+    r"\b(?:WHERE|ORDER BY|GROUP BY|LIMIT|RETURNING|JOIN|VALUES)\b|\w AS \w|\bAND \w+\.|IS NOT NULL"
+)
+
+
+def find_sql(source: str, path: str = "") -> Iterator[Sql]:
+    """Every string of a module that looks like SQL, docstrings aside."""
+    tree = ast.parse(source)
+    texts = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    inside = {
+        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+        for part in ast.walk(node) if part is not node
+    }  # fmt: skip
+    for node in ast.walk(tree):
+        if id(node) in texts or id(node) in inside:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = Sql(path, node.lineno, node.value)
+        elif isinstance(node, ast.JoinedStr):
+            found = Sql(path, node.lineno, *_joined(node))
+        else:
+            continue
+        if STATEMENT.match(_without_comments(found.text)):
+            yield found
+        elif found.holes and FRAGMENT.search(found.text):
+            yield found
+
+
+def _joined(node: ast.JoinedStr) -> tuple[str, tuple[str, ...]]:
+    parts, holes = [], []
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            parts.append(str(part.value))
+        elif isinstance(part, ast.FormattedValue):
+            parts.append(HOLE)
+            holes.append(ast.unparse(part.value))
+    return "".join(parts), tuple(holes)
+
+
+def find_pasted(source: str) -> Iterator[tuple[int, str]]:
+    """SQL that is put together by %, format or + with something that is not written there."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Mod() | ast.Add()) if (
+                STATEMENT.match(text) and not isinstance(node.right, ast.Constant)
+            ):
+                yield node.lineno, text
+            case ast.BinOp(left=left, op=ast.Add(), right=ast.Constant(value=str(text))) if (
+                STATEMENT.match(text) and not isinstance(left, ast.Constant)
+            ):
+                yield node.lineno, text
+            case ast.Call(
+                func=ast.Attribute(value=ast.Constant(value=str(text)), attr="format" | "join")
+            ) if STATEMENT.match(text):
+                yield node.lineno, text
+
+
+# -- reading it -------------------------------------------------------------------------------------
+
+TOKEN = re.compile(
+    r"""
+    (?P<body>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$) | (?P<text>'(?:[^']|'')*') | (?P<quoted>"[^"]*")
+  | (?P<word>[A-Za-z_][\w$]*(?:\.[A-Za-z_][\w$]*)*(?:\.\*)?) | (?P<other>::|[^\s])
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def _without_comments(text: str) -> str:
+    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
+    # Not within a text: none of ours has two dashes.
+    return re.sub(r"--[^\n]*", " ", text)
+
+
+def statements(text: str) -> Iterator[list[str]]:
+    """The statements of a text as lists of upper-case words and signs, bodies of functions too."""
+    words: list[str] = []
+    for match in TOKEN.finditer(_without_comments(text)):
+        kind, token = match.lastgroup, match[0]
+        if match["body"]:
+            tag = f"${match['tag']}$"
+            yield from statements(token[len(tag) : -len(tag)])
+            words.append("''")
+        elif kind == "text":
+            words.append("''")
+        elif token == ";":
+            yield words
+            words = []
+        else:
+            words.append(token.upper() if kind == "word" else token)
+    yield words
+
+
+def _closing(words: list[str], start: int) -> int:
+    """The place of the bracket that closes the one at `start`."""
+    depth = 0
+    for place in range(start, len(words)):
+        depth += (words[place] == "(") - (words[place] == ")")
+        if depth == 0:
+            return place
+    return len(words)
+
+
+def _rest_of(words: list[str], start: int) -> list[str]:
+    """From `start` to the end of the statement, or of the brackets that it stands in."""
+    depth = 0
+    for place in range(start, len(words)):
+        depth += (words[place] == "(") - (words[place] == ")")
+        if depth < 0:
+            return words[start:place]
+    return words[start:]
+
+
+def _follows(words: list[str], place: int, *expected: str) -> bool:
+    return words[place : place + len(expected)] == list(expected)
+
+
+# -- the rules --------------------------------------------------------------------------------------
+
+TENANT_TABLES: set[str] = set()
+
+
+def faults(text: str, *, is_tenant_ddl: bool = False, may_set_config: bool = False) -> list[str]:
+    """What breaks a rule in a text of SQL."""
+    found: list[str] = []
+    for words in statements(text):
+        found += _of_inserts(words)
+        found += _of_settings(words)
+        found += _of_names(words)
+        found += _of_policies(words)
+        found += _of_stars(words)
+        if "MERGE" in words and "INTO" in words:
+            found.append("MERGE")
+        if not may_set_config and {"SET_CONFIG", "PG_CATALOG.SET_CONFIG"} & set(words):
+            found.append("set_config")
+        if is_tenant_ddl:
+            found += _of_tenant_ddl(words)
+    return found
+
+
+def _of_inserts(words: list[str]) -> Iterator[str]:
+    materialized = {
+        words[place - 2]
+        for place, word in enumerate(words)
+        if word == "MATERIALIZED" and words[place - 1] == "AS"
+    }
+    named = {
+        words[place - 1]
+        for place, word in enumerate(words)
+        if word == "AS" and (_follows(words, place + 1, "(") or _follows(words, place + 1, "MATERIALIZED"))
+    }
+    for place, word in enumerate(words):
+        if word != "INSERT" or not _follows(words, place + 1, "INTO"):
+            continue
+        rest = _rest_of(words, place + 2)
+        brackets = rest.index("(") if "(" in rest else 0
+        after_columns = rest
+        if brackets in (1, 3) and not {"SELECT", "WITH"} & set(rest[brackets + 1 : brackets + 2]):
+            after_columns = rest[_closing(rest, brackets) + 1 :]
+        if "VALUES" in after_columns[:1]:
+            tuples = after_columns[1 : _end_of_values(after_columns)]
+            if "SELECT" in tuples:
+                yield "a query inside VALUES"
+            continue
+        if "DEFAULT" in after_columns[:1] or "SELECT" not in after_columns:
+            continue
+        if not ("RETURNING" in after_columns or _has(after_columns, "ON", "CONFLICT")):
+            yield "INSERT .. SELECT without ON CONFLICT or RETURNING"
+        for table in _read(after_columns):
+            if table in materialized:
+                continue
+            if table in named:
+                yield f"INSERT .. SELECT from {table.lower()}, which is not MATERIALIZED"
+            elif table.rpartition(".")[2] in TENANT_TABLES and "." not in table:
+                yield f"INSERT .. SELECT from the tenant table {table.lower()}"
+            elif HOLE.upper() in table:
+                yield "INSERT .. SELECT from a table that is not written there"
+
+
+def _end_of_values(words: list[str]) -> int:
+    for stop in ("ON", "RETURNING"):
+        if stop in words:
+            return words.index(stop)
+    return len(words)
+
+
+def _has(words: list[str], *expected: str) -> bool:
+    return any(_follows(words, place, *expected) for place in range(len(words)))
+
+
+def _read(words: list[str]) -> Iterator[str]:
+    """The tables that a query reads, functions aside."""
+    for place, word in enumerate(words):
+        if word not in {"FROM", "JOIN"} or place + 1 >= len(words):
+            continue
+        if words[place - 1] == "DISTINCT":
+            continue
+        at = place + 1
+        while at < len(words):
+            if words[at] in {"LATERAL", "ONLY"}:
+                at += 1
+                continue
+            if words[at] == "(":
+                at = _closing(words, at) + 1
+            elif _follows(words, at + 1, "("):
+                at = _closing(words, at + 1) + 1
+            else:
+                yield words[at]
+                at += 1
+            # An alias, its columns, then perhaps a comma and one more.
+            while at < len(words) and (words[at] == "AS" or _is_alias(words[at])):
+                at += 1
+            if _follows(words, at, "("):
+                at = _closing(words, at) + 1
+            if word == "FROM" and _follows(words, at, ","):
+                at += 1
+                continue
+            break
+
+
+def _is_alias(word: str) -> bool:
+    keywords = {
+        "WHERE", "ORDER", "GROUP", "LIMIT", "ON", "JOIN", "LEFT", "RIGHT", "INNER", "CROSS", "FULL",
+        "UNION", "EXCEPT", "INTERSECT", "RETURNING", "HAVING", "WINDOW", "FOR", "OFFSET", "USING",
+        "SET", "WHEN", "THEN", "END", "AND", "OR",
+    }  # fmt: skip
+    return word.isidentifier() and word not in keywords
+
+
+def _of_settings(words: list[str]) -> Iterator[str]:
+    for place, word in enumerate(words):
+        if word != "SET":
+            continue
+        # Elsewhere it belongs to UPDATE, ALTER or CREATE FUNCTION.
+        begins = place == 0 or words[place - 1] in {"BEGIN", "THEN", "ELSE", "LOOP", "DO"}
+        if words[:1] == ["DECLARE"] and words[place - 1] == "BEGIN":
+            begins = True
+        if begins and not _follows(words, place + 1, "LOCAL") and not _follows(
+            words, place + 1, "TRANSACTION"
+        ):
+            yield "SET without LOCAL"
+    if _follows(words, 0, "DISCARD") or _follows(words, 0, "RESET", "ALL"):
+        yield "a setting of the session"
+
+
+def _of_names(words: list[str]) -> Iterator[str]:
+    for place, word in enumerate(words):
+        name = None
+        if word == "CONSTRAINT" and place + 1 < len(words):
+            name = words[place + 1]
+        elif word in {"TABLE", "INDEX", "POLICY"} and "CREATE" in words[max(0, place - 2) : place]:
+            at = place + 1
+            while words[at : at + 1] and words[at] in {"IF", "NOT", "EXISTS", "CONCURRENTLY"}:
+                at += 1
+            name = words[at] if at < len(words) else None
+        if name is not None and len(name.rpartition(".")[2]) > MAX_NAME:
+            yield f"the name {name.lower()} is longer than {MAX_NAME} characters"
+
+
+def _of_policies(words: list[str]) -> Iterator[str]:
+    for place in range(len(words)):
+        for start in (("USING",), ("WITH", "CHECK")):
+            if _follows(words, place, *start, "("):
+                opening = place + len(start)
+                condition = [
+                    word for word in words[opening : _closing(words, opening)] if word not in "()"
+                ]
+                if "TRUE" in condition or condition in (["1", "=", "1"], ["NOT", "FALSE"]):
+                    yield "a policy that is true for all"
+
+
+def _of_stars(words: list[str]) -> Iterator[str]:
+    for place, word in enumerate(words):
+        if word.endswith(".*"):
+            yield "SELECT *"
+        if word != "*" or words[place - 1] not in {"SELECT", "DISTINCT", "RETURNING"}:
+            continue
+        after = words[place + 1 :]
+        while after and after[0] == "INTO":
+            after = after[2:]
+        # A function's columns are written beside it.
+        if not (_follows(after, 0, "FROM") and _follows(after, 2, "(")):
+            yield "SELECT *"
+
+
+TENANT_DDL_TYPES = {"SERIAL", "BIGSERIAL", "SMALLSERIAL", "SERIAL4", "SERIAL8"}
+TENANT_DDL_OBJECTS = {"TYPE", "DOMAIN", "TRIGGER", "SEQUENCE", "RULE", "EXTENSION"}
+UNNAMED = {"PRIMARY", "UNIQUE", "CHECK", "REFERENCES", "EXCLUDE", "FOREIGN"}
+
+
+def _of_tenant_ddl(words: list[str]) -> Iterator[str]:
+    for place, word in enumerate(words):
+        if word in TENANT_DDL_TYPES or (word == "IDENTITY" and words[place - 1] == "AS"):
+            yield f"{word.lower()} in a tenant's table"
+        if word in TENANT_DDL_OBJECTS and words[place - 1] in {"CREATE", "REPLACE", "CONSTRAINT"}:
+            yield f"CREATE {word} in a tenant's schema"
+        if word == "INHERITS":
+            yield "inheritance between tenant tables"
+        if word == "REFERENCES" and "." in words[place + 1]:
+            yield "a foreign key out of the tenant's schema"
+        if word in UNNAMED and _is_unnamed(words, place):
+            yield f"{word} without a name"
+        if word == "INDEX" and words[0] == "CREATE" and _follows(words, place + 1, "ON"):
+            yield "INDEX without a name"
+
+
+def _is_unnamed(words: list[str], place: int) -> bool:
+    if words[:1] != ["CREATE"] and words[:1] != ["ALTER"]:
+        return False
+    if "TABLE" not in words[:3]:
+        return False
+    if words[place] == "REFERENCES" and ")" == words[place - 1]:
+        return False  # Part of a FOREIGN KEY, which is looked at itself.
+    return words[place - 2 : place - 1] != ["CONSTRAINT"]
+
+
+# -- the product's SQL ------------------------------------------------------------------------------
+
+
+def product_sql() -> list[Sql]:
+    found = []
+    for root in (SOURCE, MIGRATIONS):
+        for file in sorted(root.rglob("*.py")):
+            path = str(file.relative_to(ROOT))
+            found += find_sql(file.read_text(), path)
+    return found
+
+
+def tenant_tables() -> set[str]:
+    names = set()
+    for file in (MIGRATIONS / "tenant").glob("*.py"):
+        for sql in find_sql(file.read_text()):
+            found = re.match(r"\s*CREATE TABLE (\w+)", sql.text)
+            if found:
+                names.add(found[1].upper())
+    return names
+
+
+TENANT_TABLES |= tenant_tables()
+
+# Everything that is put into SQL text, file by file: constants, names from allow-lists, names that
+# the database has quoted, and values of a type that cannot carry a quote. Values are bound.
+INTERPOLATED: dict[str, set[str]] = {}
+
+
+def test_the_lint_sees_the_products_sql():
+    found = product_sql()
+
+    assert len(found) > 120
+    assert {"USERS", "METRICS_SESSIONS", "TOOL_METRICS", "TOOL_NAMES"} <= TENANT_TABLES
+    assert {sql.path.split("/")[0] for sql in found} == {"src", "alembic"}
+    inserts = [sql for sql in found if "INSERT INTO tool_metrics" in sql.text]
+    assert inserts
+
+
+def test_the_products_sql_breaks_no_rule():
+    broken = [
+        f"{sql.path}:{sql.line}: {fault}"
+        for sql in product_sql()
+        for fault in faults(
+            sql.text,
+            is_tenant_ddl=sql.path.startswith("alembic/tenant/"),
+            may_set_config=sql.path in MAY_SET_CONFIG,
+        )
+    ]
+
+    assert broken == []
+
+
+def test_nothing_unknown_is_put_into_sql_text():
+    unknown = sorted(
+        {
+            (sql.path, hole)
+            for sql in product_sql()
+            for hole in sql.holes
+            if hole not in INTERPOLATED.get(sql.path, set())
+        }
+    )
+
+    assert unknown == []
