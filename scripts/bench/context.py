@@ -2,8 +2,8 @@
 
     python scripts/bench/context.py [--data DIR] [--rounds 7] [--transactions 300]
 
-Each transaction reads one row, `SELECT 1`, so that what remains is the transaction itself. Round
-trips are counted at the socket, as changes of direction between client and server.
+Each transaction sends one statement, `SELECT 1`, so that what remains is the transaction itself.
+Round trips are counted by a proxy before the database: how often the client spoke after it listened.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import asyncpg
 from common import DATA, BenchTenant, database, load_tenants, median, table
@@ -40,6 +42,24 @@ def main() -> None:
 
 
 async def _compare(dsn: str, tenants: list[BenchTenant], rounds: int, transactions: int) -> str:
+    proxy = Proxy(dsn)
+    async with proxy.listening() as through_proxy, _variants(through_proxy) as variants:
+        trips = {name: await _round_trips(proxy, run, tenants) for name, run in variants.items()}
+    async with _variants(dsn) as variants:
+        taken: dict[str, list[float]] = {name: [] for name in variants}
+        for _ in range(rounds):
+            for name, run in variants.items():
+                taken[name].append(await _microseconds(run, tenants, transactions))
+    alone = median(taken["the query alone"])
+    lines = [
+        [name, str(trips[name]), f"{median(values):.0f}", f"{median(values) - alone:+.0f}"]
+        for name, values in taken.items()
+    ]
+    return table(["transaction", "round trips", "us", "beside the query alone"], lines)
+
+
+@asynccontextmanager
+async def _variants(dsn: str) -> AsyncIterator[dict[str, Variant]]:
     bare = await asyncpg.connect(dsn)
     engine = runtime_engine(dsn, pool_max=1)
 
@@ -70,29 +90,16 @@ async def _compare(dsn: str, tenants: list[BenchTenant], rounds: int, transactio
         async with tenant_session(engine, TenantContext(tenant.id)) as tx:
             await tx.scalar(text(QUERY))
 
-    variants: dict[str, Variant] = {
+    yield {
         "the query alone": none,
-        "BEGIN, query, COMMIT": begin_alone,
-        "BEGIN with the context, query, COMMIT": one_message,
-        "BEGIN, context, query, COMMIT": separate,
+        "BEGIN; query; COMMIT": begin_alone,
+        "BEGIN with the context; query; COMMIT": one_message,
+        "BEGIN; context; query; COMMIT": separate,
         "`tenant_connection`": hot_door,
         "`tenant_session`": orm_door,
     }
-    trips = {name: await _round_trips(run, tenants) for name, run in variants.items()}
-    taken: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            taken[name].append(await _microseconds(run, tenants, transactions))
     await bare.close()
     await engine.dispose()
-    lowest = median(taken["the query alone"])
-    return table(
-        ["transaction", "round trips", "us", "more than the query alone"],
-        [
-            [name, str(trips[name]), f"{median(values):.0f}", f"{median(values) - lowest:+.0f}"]
-            for name, values in taken.items()
-        ],
-    )
 
 
 async def _microseconds(run: Variant, tenants: list[BenchTenant], count: int) -> float:
@@ -103,43 +110,53 @@ async def _microseconds(run: Variant, tenants: list[BenchTenant], count: int) ->
     return (time.perf_counter() - began) / count * 1e6
 
 
-async def _round_trips(run: Variant, tenants: list[BenchTenant]) -> int:
-    # The second time, when statements are prepared and connections open.
-    for _ in range(2):
+async def _round_trips(proxy: Proxy, run: Variant, tenants: list[BenchTenant]) -> int:
+    # From the third time on statements are prepared and connections open.
+    for _ in range(3):
         await run(tenants[0])
-    directions: list[str] = []
-    with _overheard(directions):
-        await run(tenants[0])
-    return sum(1 for before, now in zip(["", *directions], directions, strict=False)
-               if now == "sent" and before != "sent")  # fmt: skip
+    before = proxy.round_trips
+    await run(tenants[0])
+    return proxy.round_trips - before
 
 
-class _overheard:  # noqa: N801 - reads as a function
-    """Notes what asyncpg's protocols send and receive while it is open."""
+class Proxy:
+    """Stands before the database's socket and counts."""
 
-    def __init__(self, directions: list[str]) -> None:
-        self._directions = directions
+    def __init__(self, dsn: str) -> None:
+        self._parts = urlsplit(dsn)
+        query = parse_qs(self._parts.query)
+        self._name = f".s.PGSQL.{query['port'][0]}"
+        self._port = query["port"][0]
+        self._socket = str(Path(query["host"][0]) / self._name)
+        self.round_trips = 0
 
-    def __enter__(self) -> None:
-        selector = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
-        self._write, self._receive = selector.write, selector._read_ready__on_eof
-        self._selector = selector
-        self._data = selector._read_ready
-        directions = self._directions
-        write, ready = self._write, self._data
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[str]:
+        with tempfile.TemporaryDirectory() as place:
+            server = await asyncio.start_unix_server(self._serve, Path(place) / self._name)
+            query = f"host={quote(place, safe='')}&port={self._port}"
+            yield urlunsplit(self._parts._replace(query=query))
+            server.close()
 
-        def wrote(transport: Any, data: Any) -> None:
-            directions.append("sent")
-            write(transport, data)
+    async def _serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        server, question = await asyncio.open_unix_connection(self._socket)
+        is_asking = [False]
 
-        def received(transport: Any) -> None:
-            directions.append("received")
-            ready(transport)
+        async def ask() -> None:
+            while data := await client.read(65536):
+                if not is_asking[0]:
+                    self.round_trips += 1
+                    is_asking[0] = True
+                question.write(data)
+            question.close()
 
-        selector.write, selector._read_ready = wrote, received
+        async def tell() -> None:
+            while data := await server.read(65536):
+                is_asking[0] = False
+                answer.write(data)
+            answer.close()
 
-    def __exit__(self, *_: object) -> None:
-        self._selector.write, self._selector._read_ready = self._write, self._data
+        await asyncio.gather(ask(), tell())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -52,13 +53,35 @@ def metadata_error(value: Metadata | None, field: str = "metadata") -> FieldErro
         return None
     if not _fits(value, MAX_METADATA_LEVELS):
         return FieldError(f"must not be nested over {MAX_METADATA_LEVELS} levels", field=field)
-    try:
-        size = len(msgspec.json.encode(value))
-    except (ValueError, OverflowError):
+    size = stored_size(value)
+    if size is None:
         return FieldError("has a number that is too large", field=field)
     if size > MAX_METADATA_BYTES:
         return FieldError(f"must not be larger than {MAX_METADATA_BYTES} bytes", field=field)
     return None
+
+
+def stored_size(value: Any) -> int | None:
+    """How many bytes of JSON the database will answer with; None when a number is too large."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except (ValueError, OverflowError):
+        return None
+    # 1e308 is kept, and answered, with all of its zeros.
+    return len(encoded) + (_zeros(value) if _has_exponent(encoded) else 0)
+
+
+_has_exponent = re.compile(rb"[0-9]e[+-]?[0-9]").search
+
+
+def _zeros(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(_zeros(inner) for inner in value.values())
+    if isinstance(value, list):
+        return sum(_zeros(inner) for inner in value)
+    if isinstance(value, float):
+        return abs(int(repr(value).partition("e")[2] or 0))
+    return 0
 
 
 def _fits(value: Any, levels: int) -> bool:

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 import httpx
 import msgspec
 import pytest
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -37,6 +38,18 @@ with warnings.catch_warnings():
 
 SOURCE = Path(__file__).parents[2] / "src"
 SERVER_STARTS_S = 30.0
+
+QUIET = 50  # critical
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quiet_logs() -> Iterator[None]:
+    """A line for every request of thousands would take longer than the requests."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(QUIET))
+    yield
+    structlog.configure(**before)
+
 
 OpenApp = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 

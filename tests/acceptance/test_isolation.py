@@ -32,7 +32,6 @@ from metrics_service.tenants import lifecycle
 
 HOLDS_EVERYWHERE_AFTER_S = 2.0
 ME = "/api/v1/me"
-ID = r"{[a-z_]*id(?::uuid)?}"
 
 # Which scope each route asks for; a route that is not here fails the tests, so that a new one is
 # thought about. None: any credential of the tenant.

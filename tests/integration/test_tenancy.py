@@ -578,6 +578,17 @@ async def test_sqlalchemy_opens_no_transaction_without_a_context(wired, pair, op
     assert wire.said == []
 
 
+@pytest.mark.parametrize("wrong", ["' || version() || '", "00000000-0000-4000-8000-000000000001"])
+def test_only_uuids_and_integers_go_into_the_text_of_the_context(wrong):
+    for context in (
+        TenantContext(wrong),
+        TenantContext(uuid4(), user_id=wrong),
+        TenantContext(uuid4(), timeout_ms=wrong),
+    ):
+        with pytest.raises((AttributeError, ValueError)):
+            context.begin()
+
+
 async def test_a_statement_outside_a_transaction_is_powerless(raw, pair):
     await raw.execute(f"SELECT shared.enter_tenant('{pair.a.id}')")
 

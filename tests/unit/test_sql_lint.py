@@ -44,10 +44,10 @@ STATEMENT = re.compile(
       | (?:create|alter|drop)\s+(?:or\s+replace\s+)?(?:unique\s+|temp\s+|materialized\s+)?
         (?:table|index|schema|role|policy|function|view|type|domain|trigger|sequence|database
           |default|extension|rule)\b
-      | grant\s+\S | revoke\s+\S | reset\s+\S+\s*$ | listen\s | copy\s
+      | grant\s.+\sto\s | revoke\s.+\sfrom\s | reset\s+\S+\s*$ | listen\s | copy\s
       | set\s+(?:local\s+|session\s+)?(?:role\b|search_path\b|[a-z_.]+\s*(?:=|to\b)|transaction\b
         |session\b|hole__)
-      | do\s+\$ | begin\s*; | begin\b.*\benter_tenant
+      | do\s+\$ | begin(?:hole__)?\s*;
     )""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
@@ -204,7 +204,7 @@ def _of_inserts(words: list[str]) -> Iterator[str]:
     named = {
         words[place - 1]
         for place, word in enumerate(words)
-        if word == "AS" and (_follows(words, place + 1, "(") or _follows(words, place + 1, "MATERIALIZED"))
+        if word == "AS" and words[place + 1 : place + 2] in (["("], ["MATERIALIZED"], ["NOT"])
     }
     for place, word in enumerate(words):
         if word != "INSERT" or not _follows(words, place + 1, "INTO"):
@@ -397,7 +397,47 @@ TENANT_TABLES |= tenant_tables()
 
 # Everything that is put into SQL text, file by file: constants, names from allow-lists, names that
 # the database has quoted, and values of a type that cannot carry a quote. Values are bound.
-INTERPOLATED: dict[str, set[str]] = {}
+INTERPOLATED: dict[str, set[str]] = {
+    "src/metrics_service/cli/demo.py": {"OWNER"},
+    "src/metrics_service/cli/key.py": {"OWNER"},
+    "src/metrics_service/db/embedded/cluster.py": {"DATABASE"},
+    "src/metrics_service/db/listing.py": {"alias", "column", "direction"},
+    "src/metrics_service/db/roles.py": {
+        "BACKUP", "OWNER", "TENANTS", "as_migrator", "as_runtime", "database", "name", "value",
+    },
+    "src/metrics_service/db/statements.py": {"' AND '.join(self._conditions)"},
+    "src/metrics_service/db/summaries.py": {"MAX_ROWS + 1", "expression", "name", "places"},
+    # A uuid's digits and an integer: anything else has no such attribute, or is no number.
+    "src/metrics_service/db/tenancy.py": {
+        "int(self.timeout_ms)", "mode", "self.tenant_id.hex", "user",
+    },
+    "src/metrics_service/http/idempotency.py": {"KEPT"},
+    "src/metrics_service/model_calls/repository.py": {
+        "COLUMNS", "MEASURES", "group_by", "name", "order", "select", "where",
+        "where.bind(limit)", "where.bind(offset)",
+    },
+    "src/metrics_service/seeds/rows.py": {"SEEDED_SESSIONS"},
+    "src/metrics_service/seeds/seed.py": {"OWNER"},
+    "src/metrics_service/sessions/repository.py": {
+        "', '.join(changes)", "COLUMNS", "TABLES", "order", "table", "where",
+        "where.bind(limit)", "where.bind(offset)",
+    },
+    "src/metrics_service/tenants/keys.py": {"OWNER"},
+    "src/metrics_service/tenants/lifecycle.py": {"COLUMNS", "OWNER", "schema"},
+    "src/metrics_service/tenants/migrate.py": {
+        "BACKUP", "LOCK_TIMEOUT_MS", "OWNER", "expression", "ids", "path", "role", "table",
+    },
+    "src/metrics_service/tenants/provision.py": {
+        "BACKUP", "COLUMNS", "OWNER", "TENANTS", "options", "runtime", "schema",
+    },
+    "src/metrics_service/tenants/reset.py": {"LOCK_TIMEOUT_MS", "OWNER", "schema"},
+    "src/metrics_service/tool_metrics/repository.py": {
+        "COLUMNS", "MEASURES", "TABLES", "group_by", "order", "select", "where",
+        "where.bind(limit)", "where.bind(offset)",
+    },
+    "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
+    "alembic/tenant/0001_tenant.py": {"table"},
+}  # fmt: skip
 
 
 def test_the_lint_sees_the_products_sql():
@@ -435,3 +475,195 @@ def test_nothing_unknown_is_put_into_sql_text():
     )
 
     assert unknown == []
+
+
+def test_no_sql_is_pasted_together():
+    pasted = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for root in (SOURCE, MIGRATIONS)
+        for file in sorted(root.rglob("*.py"))
+        for line, _ in find_pasted(file.read_text())
+    ]
+
+    assert pasted == []
+
+
+def test_no_statement_of_the_context_is_made_anywhere_else():
+    files = {
+        sql.path for sql in product_sql() if re.search(r"enter_tenant|app\.tenant_id", sql.text)
+    }
+
+    assert files == {
+        "alembic/registry/0001_registry.py",
+        "src/metrics_service/db/tenancy.py",
+        "src/metrics_service/tenants/migrate.py",
+    }
+
+
+# -- the lint itself --------------------------------------------------------------------------------
+
+BAD = [
+    ("INSERT INTO users (email) SELECT email FROM users ON CONFLICT DO NOTHING", "tenant table users"),
+    (
+        "INSERT INTO users (email) SELECT agent FROM json_to_recordset($1) AS r(agent text)"
+        " JOIN metrics_sessions s ON true ON CONFLICT DO NOTHING",
+        "tenant table metrics_sessions",
+    ),
+    (
+        "INSERT INTO users (email) SELECT x FROM (SELECT agent AS x FROM metrics_sessions) q"
+        " RETURNING id",
+        "tenant table metrics_sessions",
+    ),
+    (
+        "INSERT INTO users (email) SELECT value FROM json_array_elements_text($1), tool_names"
+        " ON CONFLICT DO NOTHING",
+        "tenant table tool_names",
+    ),
+    (
+        "INSERT INTO users SELECT email FROM unnest($1::text[]) AS email"
+        " WHERE email NOT IN (SELECT email FROM users) RETURNING id",
+        "tenant table users",
+    ),
+    (
+        "WITH x AS (SELECT agent FROM metrics_sessions) INSERT INTO users (email)"
+        " SELECT agent FROM x ON CONFLICT DO NOTHING",
+        "from x, which is not MATERIALIZED",
+    ),
+    (
+        "WITH x AS NOT MATERIALIZED (SELECT agent FROM metrics_sessions) INSERT INTO users (email)"
+        " SELECT agent FROM x ON CONFLICT DO NOTHING",
+        "from x, which is not MATERIALIZED",
+    ),
+    ("INSERT INTO users (email) SELECT unnest($1::text[])", "without ON CONFLICT or RETURNING"),
+    (
+        "WITH x AS MATERIALIZED (SELECT 1 AS a), y AS (INSERT INTO users (email) SELECT a FROM x)"
+        " SELECT a FROM x RETURNING a",
+        "without ON CONFLICT or RETURNING",
+    ),
+    ("INSERT INTO users (email) VALUES ((SELECT name FROM tool_names))", "a query inside VALUES"),
+    ("MERGE INTO users u USING x ON u.id = x.id WHEN MATCHED THEN DO NOTHING", "MERGE"),
+    ("SELECT set_config('app.tenant_id', $1, true)", "set_config"),
+    ("SELECT pg_catalog.set_config('role', $1, true)", "set_config"),
+    ("SELECT * FROM users", "SELECT *"),
+    ("SELECT u.* FROM users u", "SELECT *"),
+    ("DELETE FROM users WHERE id = $1 RETURNING *", "SELECT *"),
+    ("SELECT count(*) FROM (SELECT DISTINCT * FROM users) x", "SELECT *"),
+    ("SET search_path = t_a", "SET without LOCAL"),
+    ("SET SESSION app.tenant_id = 'x'", "SET without LOCAL"),
+    ("SET ROLE t_a", "SET without LOCAL"),
+    ("BEGIN; SET ROLE t_a", "SET without LOCAL"),
+    (
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN SET ROLE t_a; END $$",
+        "SET without LOCAL",
+    ),
+    ("DO $x$ BEGIN PERFORM 1; SET app.tenant_id = ''; END $x$", "SET without LOCAL"),
+    ("DISCARD ALL", "a setting of the session"),
+    ("RESET ALL", "a setting of the session"),
+    ("CREATE POLICY p ON users USING (true)", "a policy that is true for all"),
+    ("CREATE POLICY p ON users USING (tenant_id = x OR TRUE)", "a policy that is true for all"),
+    ("ALTER POLICY p ON users WITH CHECK (1 = 1)", "a policy that is true for all"),
+    (f"CREATE INDEX {'x' * 51} ON users (tenant_id)", "longer than 50"),
+    (f"CREATE UNIQUE INDEX IF NOT EXISTS {'x' * 51} ON users (tenant_id)", "longer than 50"),
+    (f"ALTER TABLE users ADD CONSTRAINT {'x' * 51} CHECK (true)", "longer than 50"),
+    (f"CREATE TABLE {'x' * 51} (id uuid)", "longer than 50"),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), BAD)
+def test_what_breaks_a_rule_is_found(text, fault):
+    assert any(fault in found for found in faults(text)), faults(text)
+
+
+BAD_DDL = [
+    ("CREATE TABLE x (id serial NOT NULL)", "serial in a tenant's table"),
+    ("CREATE TABLE x (id bigint GENERATED ALWAYS AS IDENTITY)", "identity in a tenant's table"),
+    ("CREATE TYPE mood AS ENUM ('a')", "CREATE TYPE"),
+    ("CREATE DOMAIN mood AS text", "CREATE DOMAIN"),
+    ("CREATE OR REPLACE TRIGGER t AFTER INSERT ON users EXECUTE FUNCTION f()", "CREATE TRIGGER"),
+    ("CREATE CONSTRAINT TRIGGER t AFTER INSERT ON users EXECUTE FUNCTION f()", "CREATE TRIGGER"),
+    ("CREATE SEQUENCE s", "CREATE SEQUENCE"),
+    ("CREATE TABLE x (id uuid) INHERITS (users)", "inheritance"),
+    (
+        "CREATE TABLE x (t uuid, CONSTRAINT x_fk FOREIGN KEY (t) REFERENCES public.tenants (id))",
+        "a foreign key out of the tenant's schema",
+    ),
+    ("CREATE TABLE x (id uuid PRIMARY KEY)", "PRIMARY without a name"),
+    ("CREATE TABLE x (id uuid, UNIQUE (tenant_id, id))", "UNIQUE without a name"),
+    ("ALTER TABLE x ADD COLUMN y int CHECK (y > 0)", "CHECK without a name"),
+    ("ALTER TABLE x ADD FOREIGN KEY (tenant_id, y) REFERENCES z (tenant_id, id)", "FOREIGN without"),
+    ("CREATE TABLE x (y uuid REFERENCES z (id))", "REFERENCES without a name"),
+    ("CREATE INDEX ON users (tenant_id)", "INDEX without a name"),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), BAD_DDL)
+def test_what_does_not_belong_in_a_tenants_schema_is_found(text, fault):
+    assert any(fault in found for found in faults(text, is_tenant_ddl=True))
+
+
+GOOD = [
+    "SELECT id, email FROM users WHERE email LIKE 'SET %'",
+    "SELECT count(*) FROM users",
+    "WITH x AS MATERIALIZED (SELECT agent FROM metrics_sessions) INSERT INTO users (email)"
+    " SELECT agent FROM x ORDER BY agent ON CONFLICT (tenant_id, email) DO UPDATE SET name = 'x'",
+    "WITH x AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS r(a text)) INSERT INTO"
+    " users (email) SELECT a FROM x RETURNING id",
+    "INSERT INTO users (email) SELECT value FROM json_array_elements_text($1::json) ORDER BY value"
+    " ON CONFLICT (tenant_id, email) DO NOTHING",
+    "INSERT INTO users (email) VALUES ($1), ($2)",
+    "UPDATE users SET name = $1 WHERE id = $2",
+    "SET LOCAL search_path = t_a, shared, pg_temp",
+    "SET TRANSACTION READ ONLY",
+    "ALTER ROLE x SET search_path = ''",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET search_path = pg_catalog AS $$ SELECT 1 $$",
+    "CREATE TABLE x (a uuid NOT NULL, CONSTRAINT x_pk PRIMARY KEY (tenant_id, a),"
+    " CONSTRAINT x_fk FOREIGN KEY (tenant_id, a) REFERENCES y (tenant_id, id) ON DELETE CASCADE)",
+    "CREATE POLICY p ON users USING (tenant_id = (SELECT shared.current_tenant()))",
+    "SELECT a FROM x -- SET ROLE t_a",
+    "SELECT date_trunc('day', at) FROM x WHERE at IS DISTINCT FROM $1",
+]
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_what_breaks_no_rule_is_let_through(text):
+    assert faults(text, is_tenant_ddl=True) == []
+
+
+SCATTERED = '''
+"""SELECT the docstring of a module FROM nowhere."""
+A = "SELECT id FROM users"
+def f(table, value):
+    """Delete from a docstring."""
+    g(f"delete from {table} where x = 1", "Select one of these", "update your settings")
+    return [f"WHERE x = {value}", {"k": ("SET ROLE x",)}]
+class C:
+    B = (
+        "INSERT INTO users (id) "
+        f"VALUES ({A})"
+    )
+'''
+
+
+def test_sql_is_found_wherever_it_is_written():
+    found = {(sql.line, sql.holes) for sql in find_sql(SCATTERED)}
+
+    assert found == {(3, ()), (6, ("table",)), (7, ("value",)), (7, ()), (10, ("A",))}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "'SELECT id FROM users WHERE id = %s' % name",
+        "'SELECT id FROM users WHERE id = {}'.format(name)",
+        "'SELECT id FROM users WHERE id = ' + name",
+        "name + 'SELECT id FROM users'",
+    ],
+)
+def test_sql_pasted_together_is_found(source):
+    assert list(find_pasted(source))
+
+
+def test_a_hole_in_the_name_of_a_table_that_is_read_is_found():
+    (sql,) = find_sql('f"INSERT INTO users (id) SELECT id FROM {table} RETURNING id"')
+
+    assert faults(sql.text) == ["INSERT .. SELECT from a table that is not written there"]

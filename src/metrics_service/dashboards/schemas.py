@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from metrics_service.db.listing import ListQuery
 from metrics_service.errors import FieldError
-from metrics_service.fields import Name, ShortText, Tags, Text
+from metrics_service.fields import Name, ShortText, Tags, Text, stored_size
 
 Visibility = Literal["private", "team", "tenant"]
 DashboardSort = Literal["updated_at", "-updated_at", "created_at", "-created_at"]
@@ -86,9 +86,8 @@ def dashboard_errors(dashboard: DashboardIn, *, has_user: bool) -> list[FieldErr
         reason = "needs a key that belongs to a user; or use tenant"
         errors.append(FieldError(reason, field="visibility"))
     for field in ("layout", "widgets"):
-        try:
-            size = len(msgspec.json.encode(getattr(dashboard, field)))
-        except ValueError:
+        size = stored_size(getattr(dashboard, field))
+        if size is None:
             errors.append(FieldError("has a number that is too large", field=field))
             continue
         if size > MAX_CONFIG_BYTES:

@@ -38,12 +38,12 @@ class TenantContext(msgspec.Struct, frozen=True):
     read_only: bool = False
 
     def begin(self) -> str:
-        """BEGIN and the context in one message; the values are a uuid and integers, so no quoting."""
+        """BEGIN and the context in one message; digits of uuids and an integer need no quoting."""
         mode = " READ ONLY" if self.read_only else ""
-        user = f"'{self.user_id}'" if self.user_id else "NULL"
+        user = f"'{self.user_id.hex}'" if self.user_id else "NULL"
         return (
             f"BEGIN{mode}; "
-            f"SELECT shared.enter_tenant('{self.tenant_id}', {user}, {int(self.timeout_ms)})"
+            f"SELECT shared.enter_tenant('{self.tenant_id.hex}', {user}, {int(self.timeout_ms)})"
         )
 
 

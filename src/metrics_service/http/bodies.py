@@ -19,6 +19,7 @@ T = TypeVar("T")
 _PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
 _INDEX = re.compile(r"^\[(?P<index>\d+)\]\.?")
 _ESCAPED_NUL = b"\\u0000"
+_any = msgspec.json.Decoder(msgspec.Raw)
 
 
 def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -35,11 +36,20 @@ def parse_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
+        # It stops at the first wrong value; what comes after may not be JSON at all.
+        _refuse_malformed(body)
         raise InvalidBodyError([field_error(error)]) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
         # msgspec overflows its stack on deep nesting, and int() refuses thousands of digits.
         reason = str(error) if isinstance(error, msgspec.DecodeError) else "it cannot be parsed"
         raise MalformedRequestError(f"the body is not JSON: {reason}") from None
+
+
+def _refuse_malformed(body: bytes) -> None:
+    try:
+        _any.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise MalformedRequestError(f"the body is not JSON: {error}") from None
 
 
 def field_error(error: msgspec.ValidationError, *, index: int | None = None) -> FieldError:
