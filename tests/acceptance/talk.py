@@ -81,7 +81,9 @@ def same_but_for_ids(response: httpx.Response, *ids: Any) -> tuple[int, bytes, l
     body = response.content
     for one in (response.headers["x-request-id"], *map(str, ids)):
         body = body.replace(one.encode(), b"*")
-    headers = sorted((name, value) for name, value in response.headers.items() if name != "x-request-id")
+    headers = sorted(
+        (name, value) for name, value in response.headers.items() if name != "x-request-id"
+    )
     return response.status_code, body, [pair for pair in headers if pair[0] != "content-length"]
 
 
@@ -124,7 +126,9 @@ async def post_batch(
     return await client.post(path, content=body, params=query, headers=headers)
 
 
-async def stored_batch(client: httpx.AsyncClient, tenant: Any, items: Iterable[Any]) -> dict[str, Any]:
+async def stored_batch(
+    client: httpx.AsyncClient, tenant: Any, items: Iterable[Any]
+) -> dict[str, Any]:
     response = await post_batch(client, tenant, items)
     assert response.status_code == 200, response.text
     receipt: dict[str, Any] = response.json()
@@ -132,13 +136,17 @@ async def stored_batch(client: httpx.AsyncClient, tenant: Any, items: Iterable[A
 
 
 async def stored_session(client: httpx.AsyncClient, tenant: Any, **changes: Any) -> dict[str, Any]:
-    response = await client.post("/api/v1/sessions", json=session(**changes), headers=tenant.headers)
+    response = await client.post(
+        "/api/v1/sessions", json=session(**changes), headers=tenant.headers
+    )
     assert response.status_code in (200, 201), response.text
     view: dict[str, Any] = response.json()
     return view
 
 
-async def stored_dashboard(client: httpx.AsyncClient, tenant: Any, **changes: Any) -> dict[str, Any]:
+async def stored_dashboard(
+    client: httpx.AsyncClient, tenant: Any, **changes: Any
+) -> dict[str, Any]:
     body = dashboard(**changes)
     response = await client.post("/api/v1/dashboards", json=body, headers=tenant.headers)
     assert response.status_code == 201, response.text

@@ -175,9 +175,7 @@ async def test_restoring_makes_an_old_version_the_newest(client, new_tenant):
     one = await stored_dashboard(client, tenant, name="first", tags=["a"], layout={"old": 1})
     two = (await put(client, tenant, one, name="second")).json()
 
-    response = await client.post(
-        f"{PATH}/{one['id']}/versions/1/restore", headers=tenant.headers
-    )
+    response = await client.post(f"{PATH}/{one['id']}/versions/1/restore", headers=tenant.headers)
 
     assert response.status_code == 200
     three = response.json()
@@ -188,7 +186,9 @@ async def test_restoring_makes_an_old_version_the_newest(client, new_tenant):
     check_problem(await put(client, tenant, two), 409)
 
 
-@pytest.mark.parametrize("version", ["3", "0", "-1", str(2**31), str(10**30), "9" * 5000, "x", "1.0"])
+@pytest.mark.parametrize(
+    "version", ["3", "0", "-1", str(2**31), str(10**30), "9" * 5000, "x", "1.0"]
+)
 async def test_a_version_that_never_was_cannot_be_restored(client, new_tenant, version):
     tenant = await new_tenant()
     one = await stored_dashboard(client, tenant)
@@ -378,9 +378,7 @@ async def test_twenty_at_once_under_one_key_make_one(client, new_tenant):
     assert len(await rows_of(client, PATH, tenant)) == 1
 
 
-async def test_another_principals_same_key_is_another_request(
-    client, new_tenant, new_person
-):
+async def test_another_principals_same_key_is_another_request(client, new_tenant, new_person):
     tenant, stranger = await new_tenant(), await new_tenant()
     ada = await new_person(tenant, "ada@example.com")
 

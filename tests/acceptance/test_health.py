@@ -15,7 +15,16 @@ PATHS = ["/health", "/health/live", "/health/ready"]
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1:8000", "nobody.example.com", "[::1]:80", "a..b", "*.localhost", "x:99999", "", "a b"],
+    [
+        "127.0.0.1:8000",
+        "nobody.example.com",
+        "[::1]:80",
+        "a..b",
+        "*.localhost",
+        "x:99999",
+        "",
+        "a b",
+    ],
 )
 async def test_probes_answer_on_any_host_without_a_credential(client, path, host):
     response = await client.get(path, headers={"Host": host})
@@ -27,7 +36,9 @@ async def test_probes_answer_on_any_host_without_a_credential(client, path, host
 @pytest.mark.parametrize("path", PATHS)
 async def test_probes_answer_without_a_host_and_with_two(wire, path):
     for hosts in (b"", b"Host: a.localhost\r\nHost: b.localhost\r\n"):
-        heard = await wire.say(b"GET %s HTTP/1.1\r\n%sConnection: close\r\n\r\n" % (path.encode(), hosts))
+        heard = await wire.say(
+            b"GET %s HTTP/1.1\r\n%sConnection: close\r\n\r\n" % (path.encode(), hosts)
+        )
         assert heard.startswith(b"HTTP/1.1 200"), heard
 
 

@@ -123,9 +123,7 @@ def furnished(client, new_together, engine):
         for name in ("k1", "k2", "k3"):
             body = {"name": name, "scopes": ["admin"]}
             issued = await client.post("/api/v1/keys", json=body, headers=tenant.headers)
-        return Belongings(
-            tenant, made["id"], boards[0]["id"], issued.json()["id"], made["user_id"]
-        )
+        return Belongings(tenant, made["id"], boards[0]["id"], issued.json()["id"], made["user_id"])
 
     return make
 
@@ -238,14 +236,19 @@ async def test_a_cursor_of_another_tenant_is_no_cursor(client, pair, path):
 async def test_a_list_shows_what_is_the_tenants_and_counts_nothing_else(client, pair, path):
     one, other, *_ = pair
 
-    ours, theirs = await rows_of(client, path, one.tenant), await rows_of(client, path, other.tenant)
+    ours, theirs = (
+        await rows_of(client, path, one.tenant),
+        await rows_of(client, path, other.tenant),
+    )
     page = await client.get(path, params={"page": 1}, headers=one.tenant.headers)
 
     assert not {row["id"] for row in ours} & {row["id"] for row in theirs}
     assert page.json()["meta"]["total"] == len(ours) == len(theirs) > 0
 
 
-@pytest.mark.parametrize("path", ["/api/v1/sessions", "/api/v1/tool-metrics", "/api/v1/model-calls"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/sessions", "/api/v1/tool-metrics", "/api/v1/model-calls"]
+)
 async def test_a_user_of_another_tenant_filters_like_nobody(client, pair, path):
     one, other, *_ = pair
 
@@ -311,7 +314,9 @@ async def test_tenants_that_work_at_the_same_time_never_see_each_other(client, f
 
     async def work(who):
         for number in range(10):
-            await stored_session(client, who.tenant, external_id=f"x{number}", branch=who.session_id)
+            await stored_session(
+                client, who.tenant, external_id=f"x{number}", branch=who.session_id
+            )
             rows = await rows_of(client, "/api/v1/sessions", who.tenant)
             assert {row["branch"] for row in rows} == {None, who.session_id}
             me = await client.get(ME, headers=who.tenant.headers)
@@ -527,9 +532,7 @@ async def test_the_target_of_a_request_does_not_override_its_host(wire, new_tena
 
 
 @pytest.mark.parametrize("route", sorted(SCOPES), ids=" ".join)
-async def test_a_suspended_tenant_gets_the_same_answer_on_every_route(
-    client, suspended, route
-):
+async def test_a_suspended_tenant_gets_the_same_answer_on_every_route(client, suspended, route):
     path = route[1].replace("{id}", str(uuid4())).replace("{version}", "1")
 
     with_key = await call(client, route, path, suspended.headers)

@@ -199,7 +199,9 @@ async def test_a_repeated_request_shows_the_same_key_again_and_makes_no_second(c
 
     assert first.json() == again.json()
     assert len(await rows_of(client, PATH, tenant)) == 2
-    assert (await client.get(ME, headers=headers_of(tenant, first.json()["key"]))).status_code == 200
+    assert (
+        await client.get(ME, headers=headers_of(tenant, first.json()["key"]))
+    ).status_code == 200
 
 
 async def test_a_kept_answer_is_sealed_where_it_lies(client, new_tenant, engine):

@@ -249,9 +249,7 @@ async def test_a_session_that_does_not_exist_is_not_found(client, new_tenant, me
     tenant = await new_tenant()
     body = {} if method == "PATCH" else None
 
-    response = await client.request(
-        method, f"{PATH}/{uuid4()}", json=body, headers=tenant.headers
-    )
+    response = await client.request(method, f"{PATH}/{uuid4()}", json=body, headers=tenant.headers)
 
     check_problem(response, 404)
 
@@ -485,7 +483,9 @@ async def test_keyset_pages_neither_repeat_nor_skip_when_rows_arrive_meanwhile(c
         if len(seen) in (3, 9, 20):
             await stored_session(client, tenant, external_id=f"new{len(seen)}", started_at=at(9000))
 
-    assert sorted(one for one in seen if not one.startswith("new")) == [f"{n:02}" for n in range(30)]
+    assert sorted(one for one in seen if not one.startswith("new")) == [
+        f"{n:02}" for n in range(30)
+    ]
 
 
 async def test_numbered_pages_have_totals_and_show_every_row_once(client, new_tenant):
@@ -506,7 +506,9 @@ async def test_numbered_pages_have_totals_and_show_every_row_once(client, new_te
     assert beyond.json()["data"] == []
 
 
-async def test_pages_have_fifty_rows_unless_asked_otherwise_and_the_newest_first(client, new_tenant):
+async def test_pages_have_fifty_rows_unless_asked_otherwise_and_the_newest_first(
+    client, new_tenant
+):
     tenant = await new_tenant()
     items = [session(started_at=at(number)) for number in range(60)]
     await post_batch(client, tenant, items, path=BATCH)
@@ -555,7 +557,9 @@ async def test_filters_choose_rows_and_totals_alike(client, new_tenant, query, w
     expected = [f"{number:02}" for number in range(30) if wanted(number)]
 
     walked = [row async for row in walk(client, PATH, tenant, limit=4, **query)]
-    paged = await client.get(PATH, params={**query, "page": 1, "limit": 500}, headers=tenant.headers)
+    paged = await client.get(
+        PATH, params={**query, "page": 1, "limit": 500}, headers=tenant.headers
+    )
 
     assert sorted(row["external_id"] for row in walked) == expected
     assert sorted(row["external_id"] for row in paged.json()["data"]) == expected

@@ -568,9 +568,7 @@ async def test_a_cursor_of_one_session_is_none_of_another(client, new_tenant):
     one = await make_many(client, tenant)
     other = await stored_session(client, tenant, external_id="other")
     path = "/api/v1/sessions/{}/tool-metrics"
-    page = await client.get(
-        path.format(one["id"]), params={"limit": 3}, headers=tenant.headers
-    )
+    page = await client.get(path.format(one["id"]), params={"limit": 3}, headers=tenant.headers)
     cursor = page.json()["meta"]["next_cursor"]
 
     for elsewhere in (path.format(other["id"]), PATH):

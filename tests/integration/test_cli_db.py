@@ -27,12 +27,12 @@ from command_line import (
 from metrics_service.cli.psql import split_password
 from metrics_service.db.addresses import SUPERUSER, Addresses
 from metrics_service.db.embedded import embedded_server
-from metrics_service.tenants import migrate
+from metrics_service.tenants import revisions
 from metrics_service.tenants.check import check_version
 from metrics_service.tenants.initialise import initialise, target_of
-from metrics_service.tenants.migrate import upgrade_all
+from metrics_service.tenants.upgrade import upgrade_all
 
-HEAD = migrate.head("tenant")
+HEAD = revisions.head("tenant")
 
 
 class Database:
@@ -99,7 +99,7 @@ def test_init_makes_roles_and_registry_and_can_be_repeated(empty):
 
     first = line("db", "init", "--admin-url", empty.admin, "--json").json()
 
-    assert first["revision"] == migrate.head("registry")
+    assert first["revision"] == revisions.head("registry")
     assert line("db", "init", "--admin-url", empty.admin, "--json").json() == first
     assert list(empty.status_of()) == ["public"]
     assert empty.new_schemas(1)
@@ -150,7 +150,7 @@ def test_an_administrator_needs_no_superuser(own_server):
 def test_the_embedded_database_needs_no_administrator(own_server):
     line = on_directory(own_server)
 
-    assert line("db", "init", "--json").json()["revision"] == migrate.head("registry")
+    assert line("db", "init", "--json").json()["revision"] == revisions.head("registry")
     assert line("tenant", "create", "acme", "--json").json()["slug"] == "acme"
     assert line("db", "shell", "--owner", "--", "-Atc", "SELECT slug FROM tenants").out == "acme\n"
     assert line("db", "reset").code == 2
@@ -307,18 +307,18 @@ def next_release(
 
     def add(protection: str) -> None:
         root = tmp_path / "alembic"
-        shutil.copytree(migrate.scripts().dir, root)
+        shutil.copytree(revisions.scripts().dir, root)
         text = SECOND_REVISION.format(head=HEAD, protection=protection)
         (root / "tenant" / "next.py").write_text(text)
         made = ScriptDirectory(
             str(root), version_locations=[str(root / "registry"), str(root / "tenant")]
         )
-        monkeypatch.setattr(migrate, "scripts", lambda: made)
-        migrate.revisions.cache_clear()
+        monkeypatch.setattr(revisions, "scripts", lambda: made)
+        revisions.revisions.cache_clear()
 
     yield add
     monkeypatch.undo()
-    migrate.revisions.cache_clear()
+    revisions.revisions.cache_clear()
 
 
 def test_the_next_revision_reaches_every_schema_and_leaves_again(ready, next_release):

@@ -119,11 +119,12 @@ class Service:
 
 def kill_postgres(server: EmbeddedServer, chance: random.Random) -> None:
     """The postmaster itself, or one of its children, which makes it start all over."""
-    postmaster = psutil.Process(
-        int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
-    )
-    victims = [postmaster, *postmaster.children()]
-    with suppress(psutil.NoSuchProcess):
+    # Backends whose postmaster was killed may have answered last: then there is nothing to kill yet.
+    with suppress(psutil.NoSuchProcess, FileNotFoundError):
+        postmaster = psutil.Process(
+            int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
+        )
+        victims = [postmaster, *postmaster.children()]
         (postmaster if chance.random() < 0.5 else chance.choice(victims)).kill()
 
 
@@ -222,8 +223,9 @@ STORED = "SELECT tool_category AS batch, count(*) AS items FROM {schema}.tool_me
 
 MISCOUNTED = """
 SELECT s.external_id FROM {schema}.metrics_sessions s
-WHERE (s.tool_call_count, s.started_at) IS DISTINCT FROM
-      (SELECT count(*), min(f.started_at) FROM {schema}.tool_metrics f WHERE f.session_id = s.id)
+LEFT JOIN (SELECT session_id, count(*) AS calls, min(started_at) AS first
+           FROM {schema}.tool_metrics GROUP BY session_id) f ON f.session_id = s.id
+WHERE (s.tool_call_count, s.started_at) IS DISTINCT FROM (f.calls, f.first)
 """
 
 

@@ -34,17 +34,10 @@ from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import MigrationError
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import create_key
-from metrics_service.tenants.migrate import (
-    REGISTRY,
-    SchemaState,
-    downgrade,
-    head,
-    is_behind,
-    ledger,
-    migrate_alone,
-    revisions,
-    upgrade_all,
-)
+from metrics_service.tenants.ledger import SchemaState, ledger
+from metrics_service.tenants.migrate import migrate_alone
+from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
+from metrics_service.tenants.upgrade import downgrade, upgrade_all
 from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
 from metrics_service.tenants.resolve import TenantDirectory
 
@@ -600,7 +593,8 @@ async def test_a_registry_that_cannot_be_upgraded_stops_the_run(
 
 UPGRADE = """
 import asyncio, json, sys, time
-from metrics_service.tenants.migrate import Target, upgrade_all
+from metrics_service.tenants.migrate import Target
+from metrics_service.tenants.upgrade import upgrade_all
 
 def tell(outcome, total):
     print(outcome.schema_name, flush=True)

@@ -21,9 +21,8 @@ MIGRATIONS = ROOT / "alembic"
 MAX_NAME = 50
 HOLE = "hole__"
 
-# The only one that may set the context by function: it runs as the owner, on plain PostgreSQL too,
-# and no query of the same transaction goes to another node.
-MAY_SET_CONFIG = {"src/metrics_service/tenants/migrate.py"}
+# Nobody sets the context by function: it would not travel to other nodes.
+MAY_SET_CONFIG: set[str] = set()
 
 
 class Sql(NamedTuple):
@@ -425,12 +424,13 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/tenants/keys.py": {"OWNER"},
     "src/metrics_service/tenants/lifecycle.py": {"COLUMNS", "OWNER", "schema"},
     "src/metrics_service/tenants/migrate.py": {
-        "BACKUP", "LOCK_TIMEOUT_MS", "OWNER", "expression", "ids", "path", "role", "table",
+        "LOCK_TIMEOUT_MS", "OWNER", "options['tenant_ids'][0]", "path",
     },
     "src/metrics_service/tenants/provision.py": {
         "BACKUP", "COLUMNS", "OWNER", "TENANTS", "options", "runtime", "schema",
     },
     "src/metrics_service/tenants/reset.py": {"LOCK_TIMEOUT_MS", "OWNER", "schema"},
+    "src/metrics_service/tenants/wall.py": {"BACKUP", "expression", "ids", "role", "table"},
     "src/metrics_service/tool_metrics/repository.py": {
         "COLUMNS", "MEASURES", "TABLES", "group_by", "order", "select", "where",
         "where.bind(limit)", "where.bind(offset)",

@@ -41,19 +41,12 @@ from metrics_service.tenants.initialise import (
     prepare_embedded,
     target_of,
 )
-from metrics_service.tenants.migrate import (
-    REGISTRY,
-    Outcome,
-    SchemaState,
-    head,
-    ledger,
-    revisions,
-    upgrade_all,
-)
-from metrics_service.tenants.migrate import (
-    downgrade as downgrade_schemas,
-)
+from metrics_service.tenants.ledger import SchemaState, ledger
+from metrics_service.tenants.migrate import Outcome
 from metrics_service.tenants.reset import reset as reset_database
+from metrics_service.tenants.revisions import REGISTRY, head, revisions
+from metrics_service.tenants.upgrade import downgrade as downgrade_schemas
+from metrics_service.tenants.upgrade import upgrade_all
 
 Environment = Literal["development", "test", "production"]
 

@@ -26,8 +26,8 @@ from metrics_service.seeds.seed import seed
 from metrics_service.settings import load_settings
 from metrics_service.tenants.initialise import default_jobs, target_of
 from metrics_service.tenants.keys import create_key
-from metrics_service.tenants.migrate import upgrade_all
 from metrics_service.tenants.provision import Tenant, get_tenant, notify
+from metrics_service.tenants.upgrade import upgrade_all
 
 KEY_NAME = "demo"
 KEY_LIVES = timedelta(days=7)

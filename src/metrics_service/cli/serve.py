@@ -18,7 +18,7 @@ from metrics_service.db.engine import owner_connection
 from metrics_service.errors import MigrationError
 from metrics_service.logs import configure_logging
 from metrics_service.settings import Settings, load_settings
-from metrics_service.tenants.migrate import REGISTRY, is_behind
+from metrics_service.tenants.revisions import REGISTRY, is_behind
 
 host_option = click.option("--host", help="METRICS_HOST by default.")
 port_option = click.option("--port", type=click.IntRange(1, 65535), help="METRICS_PORT by default.")

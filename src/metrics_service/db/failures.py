@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -31,7 +32,10 @@ BROKEN = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.Interna
 def domain_error(error: BaseException) -> MetricsServiceError | None:
     """The meaning of a database error, or None when it is a bug of ours."""
     if isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
+        error = error.orig
+    if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:
+        # The pool raises it bare when it cannot connect.
+        error = error.__cause__
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         # The schema was migrated under a prepared statement, which the driver has forgotten by now.
         return UnavailableError()

@@ -68,11 +68,11 @@ class ContextConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
         # asyncpg's and SQLAlchemy's transactions both begin with this call.
         if not query.startswith("BEGIN"):
-            return cast(str, await super().execute(query, *args, timeout=timeout))
+            return cast("str", await super().execute(query, *args, timeout=timeout))
         try:
             if self.context is None:
                 raise MissingContextError("BEGIN without a tenant")
-            return cast(str, await super().execute(self.context.begin(), timeout=timeout))
+            return cast("str", await super().execute(self.context.begin(), timeout=timeout))
         except BaseException as error:
             # Else asyncpg would take it for begun, and what the next user begins for a savepoint.
             self._top_xact = None

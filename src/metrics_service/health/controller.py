@@ -11,7 +11,7 @@ from litestar import Request, Response, get
 
 from metrics_service.db.tenancy import registry_connection
 from metrics_service.errors import MetricsServiceError
-from metrics_service.tenants.migrate import REGISTRY, is_behind
+from metrics_service.tenants.revisions import REGISTRY, is_behind
 
 PATIENCE_S = 2.0
 

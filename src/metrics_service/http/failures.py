@@ -53,6 +53,16 @@ def _of_database(request: Request[Any, Any, Any], error: Exception) -> Response[
     return _answer(request, meaning)
 
 
+def _of_transaction(
+    request: Request[Any, Any, Any], error: ExceptionGroup[Exception]
+) -> Response[Any]:
+    # When a handler fails and its transaction says why, the framework puts the latter in a group.
+    for one in error.exceptions:
+        if isinstance(one, MetricsServiceError):
+            return _answer(request, one)
+    raise error
+
+
 def _bug(_: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     # Raised again, for the outermost layer to log without its text and to answer.
     raise error
@@ -63,5 +73,6 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     HTTPException: _of_framework,
     SQLAlchemyError: _of_database,
     asyncpg.PostgresError: _of_database,
+    ExceptionGroup: _of_transaction,
     Exception: _bug,
 }

@@ -15,7 +15,8 @@ from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import Login
 from metrics_service.errors import DatabaseUnreachableError, SettingsError
 from metrics_service.settings import Settings
-from metrics_service.tenants.migrate import REGISTRY, SchemaState, ledger
+from metrics_service.tenants.ledger import SchemaState, ledger
+from metrics_service.tenants.revisions import REGISTRY
 
 OLDEST_MAJOR, NEWEST_MAJOR = 15, 18
 # The releases that close CVE-2026-116311 and CVE-2026-120154, both holes in row security.

@@ -9,7 +9,9 @@ from sqlalchemy import text
 from metrics_service.db.addresses import SUPERUSER, Addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import Login, create_roles
-from metrics_service.tenants.migrate import Outcome, Target, ledger, upgrade_all
+from metrics_service.tenants.ledger import ledger
+from metrics_service.tenants.migrate import Outcome, Target
+from metrics_service.tenants.upgrade import upgrade_all
 
 
 def target_of(addresses: Addresses) -> Target:

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
-from metrics_service.tenants.migrate import LOCK_TIMEOUT_MS, Target, one_at_a_time
+from metrics_service.tenants.migrate import LOCK_TIMEOUT_MS, Target
+from metrics_service.tenants.upgrade import one_at_a_time
 
 OUR_SCHEMAS = f"""
 SELECT n.nspname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner

@@ -11,8 +11,8 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.tenancy import registry_connection
-from metrics_service.tenants.migrate import is_behind
 from metrics_service.tenants.names import strip_base
+from metrics_service.tenants.revisions import is_behind
 
 MAX_HOSTS = 10_000
 # Small, because anybody can ask for hosts that do not exist.

@@ -1,0 +1,92 @@
+"""Brings all schemas to head, several at a time, going on past a broken one.
+
+Alembic's `op` is global to a process, so several schemas at a time means several processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from metrics_service.db.engine import owner_connection
+from metrics_service.errors import MigrationError
+from metrics_service.tenants.ledger import ledger
+from metrics_service.tenants.migrate import Outcome, Target, migrate_alone
+from metrics_service.tenants.processes import in_processes
+from metrics_service.tenants.revisions import REGISTRY
+
+# A schema is serial work; below this many, starting processes costs more than it saves.
+SCHEMAS_WORTH_A_PROCESS = 6
+
+
+async def upgrade_all(
+    target: Target, *, jobs: int, on_outcome: Callable[[Outcome, int], None] = lambda *_: None
+) -> list[Outcome]:
+    """Bring the registry, then every schema that is behind, to head; go on past a broken one.
+
+    Two runs at once take turns. `on_outcome` gets each outcome and the number of schemas to do.
+    Raises `MigrationError` when the registry itself cannot be upgraded.
+    """
+    async with owner_connection(target.owner_dsn) as lock, one_at_a_time(lock):
+        registry = await migrate_alone(REGISTRY, target)
+        if registry.error is not None:
+            raise MigrationError(f"the registry: {registry.error}")
+        async with lock.begin():
+            states = await ledger(lock)
+        todo = [
+            state.schema_name
+            for state in states
+            if state.schema_name != REGISTRY and (state.is_behind or state.status != "ready")
+        ]
+        on_outcome(registry, len(todo) + 1)
+        outcomes = [registry]
+        async with aclosing(_each(todo, target, jobs)) as rest:
+            async for outcome in rest:
+                on_outcome(outcome, len(todo) + 1)
+                outcomes.append(outcome)
+        return outcomes
+
+
+async def downgrade(target: Target, schemas: list[str]) -> list[Outcome]:
+    """Take each schema one step back, or back to `target.to`."""
+    async with owner_connection(target.owner_dsn) as lock, one_at_a_time(lock):
+        return [await migrate_alone(schema, target) for schema in schemas]
+
+
+async def _each(schemas: list[str], target: Target, jobs: int) -> AsyncGenerator[Outcome, None]:
+    if jobs == 1 or len(schemas) < SCHEMAS_WORTH_A_PROCESS:
+        for schema in schemas:
+            yield await migrate_alone(schema, target)
+        return
+    async with aclosing(in_processes(partial(_in_process, target), schemas, jobs=jobs)) as outcomes:
+        async for outcome in outcomes:
+            yield outcome
+
+
+def _in_process(target: Target, schema: str) -> Outcome:
+    return asyncio.run(migrate_alone(schema, target))
+
+
+class one_at_a_time:  # noqa: N801  # reads as the words of a sentence where it is used
+    """Holds the session lock of migrations on a connection that does nothing else."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+
+    async def __aenter__(self) -> None:
+        await self.connection.execute(
+            text("SELECT pg_advisory_lock(hashtextextended('migrate', 0))")
+        )
+        await self.connection.commit()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.connection.rollback()
+        await self.connection.execute(
+            text("SELECT pg_advisory_unlock(hashtextextended('migrate', 0))")
+        )
+        await self.connection.commit()
