@@ -16,7 +16,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
-from common import DATA, SOURCE, BenchTenant, Running, database, load_tenants, median, serving, table
+from common import (
+    DATA,
+    SOURCE,
+    BenchTenant,
+    Running,
+    database,
+    load_tenants,
+    median,
+    serving,
+    table,
+)
 from copy_floor import CopyFloor
 from load import BATCH, Measured, batch_requests, measure, page_requests
 

@@ -1,6 +1,6 @@
 """What one connection reaches with binary COPY into a table like `tool_metrics`, without the wall.
 
-    python scripts/bench/copy_floor.py [--data DIR] [--batches 60]
+python scripts/bench/copy_floor.py [--data DIR] [--batches 60]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes the data that the benchmarks read: many tenants, each with users, sessions and tags.
 
-    python scripts/bench/data.py [--data DIR] [--tenants 50] [--sessions 2000] [--jobs 2]
+python scripts/bench/data.py [--data DIR] [--tenants 50] [--sessions 2000] [--jobs 2]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 from common import DATA, TENANTS_FILE, BenchTenant, database
+from sqlalchemy import text
 
 from metrics_service.db.addresses import SUPERUSER, Addresses
 from metrics_service.db.engine import owner_connection, runtime_engine
@@ -25,7 +26,6 @@ from metrics_service.ingest.write import write_sessions
 from metrics_service.tenants.initialise import prepare_embedded, target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
-from sqlalchemy import text
 
 USERS = 20
 AGENTS = ("claude-code", "codex", "cursor", "copilot-cli")

@@ -16,9 +16,11 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 from uuid import UUID
 
 import msgspec
+import psutil
 from common import DATA, BenchTenant, Running, load_tenants, median, table
 
 BATCH = 1000
@@ -117,10 +119,10 @@ async def drive(
     """Send the requests; return the seconds it took, each answer's seconds, and the failures."""
     waiting = iter(requests)
     loop = asyncio.get_running_loop()
+    give_up_at = time.perf_counter() + max_s
     clients = [
-        (await loop.create_connection(lambda: _Client(waiting, give_up), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: _Client(waiting, give_up_at), "127.0.0.1", port))[1]
         for _ in range(concurrency)
-        for give_up in [time.perf_counter() + max_s]
     ]
     began = time.perf_counter()
     for client in clients:
@@ -147,8 +149,7 @@ class _Client(asyncio.Protocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def send_next(self) -> None:
         request = next(self._waiting, None)
@@ -177,7 +178,7 @@ class _Client(asyncio.Protocol):
             self.latencies.append(time.perf_counter() - self._sent_at)
             self.send_next()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         if not self.done.done():
             self.failures += 1
             self.done.set_result(None)
@@ -206,15 +207,13 @@ def measure(server: Running, requests: list[bytes], *, concurrency: int, max_s: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pid", type=int, help="the server's process, for its CPU time")
+    parser.add_argument("--pid", type=int, required=True, help="the server's process, for its CPU time")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--scenario", choices=["page", "batch"], default="page")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--max-seconds", type=float, default=60)
     chosen = parser.parse_args()
-    import psutil
-
     tenants = load_tenants(chosen.data)
     make = page_requests if chosen.scenario == "page" else batch_requests
     requests = make(tenants, chosen.requests, seed=1)

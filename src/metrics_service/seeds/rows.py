@@ -44,10 +44,13 @@ ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
 
 # Of the rows themselves, so that the first version is what the dashboard was made as.
 ADD_VERSIONS = """
+WITH made AS MATERIALIZED (
+    SELECT id, version, name, description, layout, widgets, visibility, tags, owner_id
+    FROM dashboard_configs WHERE id = ANY ($1::uuid[])
+)
 INSERT INTO dashboard_versions
     (dashboard_id, version, name, description, layout, widgets, visibility, tags, author_id)
-SELECT id, version, name, description, layout, widgets, visibility, tags, owner_id
-FROM dashboard_configs WHERE id = ANY ($1::uuid[])
+SELECT id, version, name, description, layout, widgets, visibility, tags, owner_id FROM made
 ON CONFLICT (tenant_id, dashboard_id, version) DO NOTHING
 """
 
