@@ -16,14 +16,14 @@ from uuid import UUID
 import msgspec
 import psutil
 
-from metrics_service.db.addresses import Addresses, database_addresses
+from metrics_service.db.addresses import SUPERUSER, Addresses, database_addresses
 from metrics_service.settings import Settings
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
-DATA = Path("/tmp/metrics-bench")
+DATA = Path("/tmp/metrics-bench")  # noqa: S108 - short enough for a socket, and not worth keeping
 TENANTS_FILE = "bench.json"
-SECRET = "a secret key that only benchmarks ever use"
+SECRET = "a secret key that only benchmarks ever use"  # noqa: S105 - it is none
 START_PATIENCE_S = 60
 
 
@@ -41,6 +41,13 @@ def database(data: Path) -> Iterator[Addresses]:
     """Start or join the embedded server of a data directory."""
     with database_addresses(Settings(metrics_data_dir=str(data))) as addresses:
         yield addresses
+
+
+def admin_dsn(addresses: Addresses) -> str:
+    """The superuser's DSN; benchmarks only run on the embedded server."""
+    if addresses.embedded is None:
+        raise SystemExit("unset DATABASE_URL: benchmarks make a server of their own")
+    return addresses.embedded.dsn(SUPERUSER)
 
 
 def load_tenants(data: Path) -> list[BenchTenant]:

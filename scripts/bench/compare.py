@@ -21,6 +21,7 @@ from common import (
     SOURCE,
     BenchTenant,
     Running,
+    admin_dsn,
     database,
     load_tenants,
     median,
@@ -29,8 +30,6 @@ from common import (
 )
 from copy_floor import CopyFloor
 from load import BATCH, Measured, batch_requests, measure, page_requests
-
-from metrics_service.db.addresses import SUPERUSER
 
 PAGE_CONCURRENCY = (8, 16)
 BATCH_CONCURRENCY = (2, 4)
@@ -59,14 +58,12 @@ def main() -> None:
     sources = {"floor": SOURCE, "service": SOURCE}
     sources |= {name: Path(path) for name, _, path in (v.partition("=") for v in chosen.variant)}
     with database(chosen.data) as addresses, ExitStack() as stack:
-        assert addresses.embedded is not None
-        admin_dsn = addresses.embedded.dsn(SUPERUSER)
-        asyncio.run(_empty(admin_dsn, tenants))
+        asyncio.run(_empty(admin_dsn(addresses), tenants))
         servers = [
             stack.enter_context(serving(name, addresses.runtime, source=source, data=chosen.data))
             for name, source in sources.items()
         ]
-        copy = CopyFloor(admin_dsn, tenants[0])
+        copy = CopyFloor(admin_dsn(addresses), tenants[0])
         asyncio.run(copy.reset())
         results: Results = {}
         copied: list[float] = []
@@ -121,9 +118,7 @@ def _report(results: Results, copied: list[float], names: list[str]) -> str:
     for scenario in dict.fromkeys(scenario for scenario, _ in results):
         is_page = scenario.startswith("page")
         unit = 1 if is_page else BATCH
-        rates = {
-            name: [run.per_second * unit for run in results[scenario, name]] for name in names
-        }
+        rates = {name: [run.per_second * unit for run in results[scenario, name]] for name in names}
         for name in names:
             runs = results[scenario, name]
             # Within a round, because only neighbours in time had the same machine.
@@ -152,8 +147,8 @@ def _report(results: Results, copied: list[float], names: list[str]) -> str:
     return table(head, rows)
 
 
-async def _empty(admin_dsn: str, tenants: list[BenchTenant]) -> None:
-    connection = await asyncpg.connect(admin_dsn)
+async def _empty(dsn: str, tenants: list[BenchTenant]) -> None:
+    connection = await asyncpg.connect(dsn)
     for tenant in tenants:
         await connection.execute(f"TRUNCATE {tenant.schema}.tool_metrics")
     await connection.execute("CHECKPOINT")

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from common import DATA, BenchTenant, database, load_tenants
+from common import DATA, BenchTenant, admin_dsn, database, load_tenants
 from load import BATCH, tool_metrics
 
-from metrics_service.db.addresses import SUPERUSER
 from metrics_service.ingest.records import session_id_of
 
 TABLE = "tool_metrics_copied"
@@ -29,8 +28,8 @@ COLUMNS = (
 class CopyFloor:
     """A table of one tenant's shape (columns, indexes, constraints, no row security), and rows."""
 
-    def __init__(self, admin_dsn: str, tenant: BenchTenant) -> None:
-        self._dsn = admin_dsn
+    def __init__(self, dsn: str, tenant: BenchTenant) -> None:
+        self._dsn = dsn
         self._tenant = tenant
 
     async def reset(self) -> None:
@@ -79,8 +78,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=60)
     chosen = parser.parse_args()
     with database(chosen.data) as addresses:
-        assert addresses.embedded is not None
-        floor = CopyFloor(addresses.embedded.dsn(SUPERUSER), load_tenants(chosen.data)[0])
+        floor = CopyFloor(admin_dsn(addresses), load_tenants(chosen.data)[0])
         asyncio.run(floor.reset())
         print(f"{asyncio.run(floor.run(chosen.batches)):.0f} rows/s")
 

@@ -3,6 +3,8 @@
 python scripts/bench/data.py [--data DIR] [--tenants 50] [--sessions 2000] [--jobs 2]
 """
 
+# ruff: noqa: S311 - chance here decides nothing but whom to ask
+
 from __future__ import annotations
 
 import argparse
@@ -14,10 +16,10 @@ from pathlib import Path
 
 import asyncpg
 import msgspec
-from common import DATA, TENANTS_FILE, BenchTenant, database
+from common import DATA, TENANTS_FILE, BenchTenant, admin_dsn, database
 from sqlalchemy import text
 
-from metrics_service.db.addresses import SUPERUSER, Addresses
+from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection, runtime_engine
 from metrics_service.db.roles import OWNER
 from metrics_service.db.tenancy import TenantContext, tenant_connection
@@ -45,10 +47,11 @@ def main() -> None:
         shares = [range(job, chosen.tenants, chosen.jobs) for job in range(chosen.jobs)]
         plain = msgspec.structs.replace(addresses, embedded=None)
         with ProcessPoolExecutor(chosen.jobs) as pool:
-            made = pool.map(_make_share, [plain] * chosen.jobs, shares, [chosen.sessions] * chosen.jobs)
+            made = pool.map(
+                _make_share, [plain] * chosen.jobs, shares, [chosen.sessions] * chosen.jobs
+            )
             tenants = [tenant for share in made for tenant in share]
-        assert addresses.embedded is not None
-        asyncio.run(_analyse(addresses.embedded.dsn(SUPERUSER)))
+        asyncio.run(_analyse(admin_dsn(addresses)))
     (chosen.data / TENANTS_FILE).write_bytes(msgspec.json.encode(tenants))
     print(f"{len(tenants)} tenants of {chosen.sessions} sessions in {chosen.data}")
 
@@ -85,7 +88,9 @@ async def _make(addresses: Addresses, share: range, sessions: int) -> list[Bench
 
 def _session(tenant: int, place: int) -> SessionRecord:
     chance = random.Random(tenant * 1_000_003 + place)
-    started_at = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(seconds=chance.randrange(30 * 86_400))
+    started_at = datetime(2026, 10, 1, tzinfo=UTC) + timedelta(
+        seconds=chance.randrange(30 * 86_400)
+    )
     return SessionRecord(
         agent=chance.choice(AGENTS),
         external_id=f"session-{place}",
@@ -98,7 +103,11 @@ def _session(tenant: int, place: int) -> SessionRecord:
         team=f"team-{chance.randrange(4)}",
         tags=chance.sample(TAGS, chance.randrange(3)),
         productivity_score=round(chance.random() * 100, 1),
-        metadata={"editor": "vscode", "version": "1.95.2", "host": f"laptop-{chance.randrange(99)}"},
+        metadata={
+            "editor": "vscode",
+            "version": "1.95.2",
+            "host": f"laptop-{chance.randrange(99)}",
+        },
     )
 
 
@@ -106,8 +115,8 @@ def _bench_tenant(tenant: Tenant, key: str) -> BenchTenant:
     return BenchTenant(tenant.id, tenant.schema_name, f"{tenant.domain}.localhost", key)
 
 
-async def _analyse(admin_dsn: str) -> None:
-    connection = await asyncpg.connect(admin_dsn)
+async def _analyse(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
     await connection.execute("VACUUM ANALYZE")
     await connection.execute("CHECKPOINT")
     await connection.close()

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import hashlib
 import itertools
+import multiprocessing
 import os
 import time
 from datetime import datetime
@@ -21,7 +22,12 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from common import load_tenants
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
 
+from metrics_service.cli.server import BACKLOG, CONNECTIONS_A_WORKER
 from metrics_service.db.pages import Page, PageMeta
 from metrics_service.ingest import people, sessions, write
 from metrics_service.ingest.records import Receipt, ToolMetricRecord, session_id_of
@@ -43,7 +49,7 @@ class _Listener:
 
     text = ""
 
-    async def fetch(self, text: str, *values: Any) -> list[Any]:
+    async def fetch(self, text: str, *_: Any) -> list[Any]:
         self.text = text
         return []
 
@@ -64,8 +70,6 @@ class Floor:
     """The application of one process."""
 
     def __init__(self) -> None:
-        from common import load_tenants
-
         tenants = load_tenants(Path(os.environ["BENCH_DATA"]))
         self._tenant_of = {tenant.host.encode(): tenant.id for tenant in tenants}
         self._tenant_of_key = {
@@ -120,8 +124,12 @@ class Floor:
             rows = await connection.fetch(people.FIND, _encoder.encode(emails).decode())
             users = {row["email"]: row["id"] for row in rows}
             named = _complete(items, tenant_id, users)
-            found = await connection.fetch(write.INSERT_TOOL_METRICS, _encoder.encode(items).decode())
-            extents = [{**row, **named[row["session_id"]], "id": row["session_id"]} for row in found]
+            found = await connection.fetch(
+                write.INSERT_TOOL_METRICS, _encoder.encode(items).decode()
+            )
+            extents = [
+                {**row, **named[row["session_id"]], "id": row["session_id"]} for row in found
+            ]
             await connection.execute(sessions.EXTEND, _encoder.encode(extents).decode())
             await connection.execute("COMMIT")
         inserted = sum(row["tool_call_count"] for row in found)
@@ -174,12 +182,6 @@ def make() -> Floor:
 
 
 def main() -> None:
-    from granian import Granian
-    from granian.constants import HTTPModes, Interfaces
-    from granian.log import LogLevels
-
-    from metrics_service.cli.server import BACKLOG, CONNECTIONS_A_WORKER
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     # As the product runs it, so that only the application differs.
@@ -200,7 +202,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import multiprocessing
-
     multiprocessing.set_start_method("spawn", force=True)
     main()

@@ -127,10 +127,10 @@ async def _scopes(layers: list[tuple[str, Any]], tenant: BenchTenant) -> list[Sc
 
     wrapped = [outer, *inner]
     for place, layer in enumerate(wrapped[:-1]):
-        layer._app = spying(wrapped[place + 1])
+        layer._app = spying(wrapped[place + 1])  # noqa: SLF001 - only a benchmark looks behind it
     await _ask(outer, scope)
     for place, layer in enumerate(wrapped[:-1]):
-        layer._app = wrapped[place + 1]
+        layer._app = wrapped[place + 1]  # noqa: SLF001
     return [_scope(tenant), *seen]
 
 

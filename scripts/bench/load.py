@@ -6,6 +6,8 @@
 Everything that is sent is made before the clock starts. `requests` and `max-seconds` bound it.
 """
 
+# ruff: noqa: S311 - chance here decides nothing but whom to ask
+
 from __future__ import annotations
 
 import argparse
@@ -84,7 +86,9 @@ def tool_metrics(
 ) -> list[dict[str, object]]:
     """Items that nobody has sent before: each batch has minutes of its own."""
     batch = next(_batches)
-    begin = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(milliseconds=(batch * 7919) % (15 * 86_400_000))
+    begin = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(
+        milliseconds=(batch * 7919) % (15 * 86_400_000)
+    )
     chance = random.Random(batch)
     items = []
     for place in range(size):
@@ -187,7 +191,9 @@ class _Client(asyncio.Protocol):
         self._transport.close()
 
 
-def measure(server: Running, requests: list[bytes], *, concurrency: int, max_s: float = 60) -> Measured:
+def measure(
+    server: Running, requests: list[bytes], *, concurrency: int, max_s: float = 60
+) -> Measured:
     """Drive a server and say what it came to."""
     before = server.cpu_s()
     took, latencies, failures = asyncio.run(
@@ -207,7 +213,9 @@ def measure(server: Running, requests: list[bytes], *, concurrency: int, max_s: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--pid", type=int, required=True, help="the server's process, for its CPU time")
+    parser.add_argument(
+        "--pid", type=int, required=True, help="the server's process, for its CPU time"
+    )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--scenario", choices=["page", "batch"], default="page")
     parser.add_argument("--requests", type=int, default=2000)

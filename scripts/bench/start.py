@@ -29,7 +29,9 @@ def main() -> None:
     chosen = parser.parse_args()
     cold, second, serve = [], [], []
     for _ in range(chosen.rounds):
-        with tempfile.TemporaryDirectory(prefix="metrics-start-", ignore_cleanup_errors=True) as made:
+        with tempfile.TemporaryDirectory(
+            prefix="metrics-start-", ignore_cleanup_errors=True
+        ) as made:
             # The server's user must be able to enter.
             Path(made).chmod(0o755)
             cold.append(_seconds("demo", made))

@@ -21,8 +21,8 @@ from acceptance.talk import (
 )
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.ingest.records import ModelCallRecord
-from metrics_service.ingest.write import admit_facts, write_facts
 from metrics_service.ingest.tool_names import ToolNames
+from metrics_service.ingest.write import admit_facts, write_facts
 
 PATH = "/api/v1/model-calls"
 SUMMARY = "/api/v1/model-calls/summary"

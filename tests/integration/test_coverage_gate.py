@@ -215,7 +215,7 @@ HOLES = {
         "users: privileges are granted to PUBLIC",
     ),
     "somebody may truncate": (
-        (f"GRANT TRUNCATE ON users TO app_tenant",),
+        ("GRANT TRUNCATE ON users TO app_tenant",),
         "users: a role holds TRUNCATE, REFERENCES or TRIGGER on it",
     ),
     "somebody may refer to it": (

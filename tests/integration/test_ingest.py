@@ -34,7 +34,12 @@ START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 AGENTS = ("claude-code", "codex")
 SESSIONS = ("one", "two", "three")
 # One for each session: whose session it is says the first item that has a user.
-USERS = {"one": "ada@example.com", "two": "grace@example.com", "three": None, None: "ada@example.com"}
+USERS = {
+    "one": "ada@example.com",
+    "two": "grace@example.com",
+    "three": None,
+    None: "ada@example.com",
+}
 
 Item = tuple[str, dict[str, Any]]
 
@@ -149,9 +154,7 @@ def record_of(
     return (ToolMetricRecord if kind == "tool" else ModelCallRecord)(**values)
 
 
-async def write(
-    connection: ContextConnection, tenant_id: UUID, records: Sequence[Any]
-) -> Receipt:
+async def write(connection: ContextConnection, tenant_id: UUID, records: Sequence[Any]) -> Receipt:
     """What a request does with each kind of its items."""
     inserted = duplicates = 0
     for kind in (ToolMetricRecord, ModelCallRecord):
@@ -241,7 +244,9 @@ async def test_any_split_order_and_repetition_leaves_the_same_rows_and_totals(en
         receipts = []
         for batch in plan.batches:
             known = {row["id"] for row in await connection.fetch("SELECT id FROM metrics_sessions")}
-            records = [record_of(tenant.id, plan.items[place], batch, known) for place in batch.places]
+            records = [
+                record_of(tenant.id, plan.items[place], batch, known) for place in batch.places
+            ]
             receipts.append(await write(connection, tenant.id, records))
         found = await snapshot(connection)
         miscounted += await connection.fetch(MISCOUNTED)
@@ -280,9 +285,7 @@ async def store(engine: AsyncEngine, tenant_id: UUID, items: list[dict[str, Any]
         return await write(connection, tenant_id, [ToolMetricRecord(**item) for item in items])
 
 
-async def test_fifty_writers_of_the_same_items_leave_exactly_one_row_each(
-    crowd_engine, new_tenant
-):
+async def test_fifty_writers_of_the_same_items_leave_exactly_one_row_each(crowd_engine, new_tenant):
     tenant_id = (await new_tenant()).id
     items = tool_calls(600, sessions=12, users=6, names=9)
     chance = random.Random(50)
@@ -295,9 +298,7 @@ async def test_fifty_writers_of_the_same_items_leave_exactly_one_row_each(
             chance.shuffle(some)
         splits.append(some)
 
-    receipts = await asyncio.gather(
-        *(store(crowd_engine, tenant_id, split) for split in splits)
-    )
+    receipts = await asyncio.gather(*(store(crowd_engine, tenant_id, split) for split in splits))
 
     assert sum(receipt.inserted for receipt in receipts) == len(items)
     for split, receipt in zip(splits, receipts, strict=True):

@@ -180,7 +180,9 @@ def own_postgres() -> Iterator[EmbeddedServer]:
 
 
 @asynccontextmanager
-async def service_of(server: EmbeddedServer) -> AsyncIterator[tuple[Service, httpx.AsyncClient, str]]:
+async def service_of(
+    server: EmbeddedServer,
+) -> AsyncIterator[tuple[Service, httpx.AsyncClient, str]]:
     addresses = Addresses(
         runtime=server.dsn(RUNTIME_LOGIN),
         direct=server.dsn(RUNTIME_LOGIN),
@@ -245,9 +247,7 @@ async def test_what_was_acknowledged_is_there_exactly_once_whoever_was_killed(ow
     victims = ["server"] * ROUNDS_OF_THE_SERVER + ["postgres"] * ROUNDS_OF_POSTGRES
     chance.shuffle(victims)
     async with service_of(own_postgres) as (service, client, schema):
-        writers = [
-            asyncio.create_task(keep_sending(client, log, seed)) for seed in range(WRITERS)
-        ]
+        writers = [asyncio.create_task(keep_sending(client, log, seed)) for seed in range(WRITERS)]
         for victim in victims:
             await until_acknowledged(log)
             await asyncio.sleep(chance.random() * 0.4)

@@ -36,10 +36,10 @@ from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.ledger import SchemaState, ledger
 from metrics_service.tenants.migrate import migrate_alone
-from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
-from metrics_service.tenants.upgrade import downgrade, upgrade_all
 from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
 from metrics_service.tenants.resolve import TenantDirectory
+from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
+from metrics_service.tenants.upgrade import downgrade, upgrade_all
 
 ROOT = Path(__file__).parents[2]
 MODELS = (User, DashboardConfig, DashboardVersion)
@@ -61,10 +61,10 @@ class Place(msgspec.Struct, frozen=True):
 
     @asynccontextmanager
     async def as_owner(self) -> AsyncIterator[AsyncConnection]:
-        async with owner_connection(self.addresses.require_owner()) as connection:
-            async with connection.begin():
-                await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
-                yield connection
+        owner = self.addresses.require_owner()
+        async with owner_connection(owner) as connection, connection.begin():
+            await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+            yield connection
 
     async def states(self) -> dict[str, SchemaState]:
         async with self.as_owner() as connection:
@@ -72,7 +72,9 @@ class Place(msgspec.Struct, frozen=True):
 
     async def tenants(self, count: int) -> list[Tenant]:
         async with owner_connection(self.addresses.require_owner()) as connection:
-            return [await create_tenant(connection, some_tenant(), self.target) for _ in range(count)]
+            return [
+                await create_tenant(connection, some_tenant(), self.target) for _ in range(count)
+            ]
 
     async def taken_back(self, count: int) -> list[str]:
         """Schemas of as many tenants before their first revision."""
@@ -88,9 +90,7 @@ def some_tenant() -> NewTenant:
 
 
 @pytest.fixture
-async def place(
-    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
-) -> Place:
+async def place(new_database: Callable[[], Addresses], admin_url: Callable[[str], str]) -> Place:
     addresses = await asyncio.to_thread(new_database)
     made = Place(addresses, admin_url(urlsplit(addresses.runtime).path.removeprefix("/")))
     await initialise(addresses, made.admin)
@@ -121,13 +121,12 @@ async def test_the_models_say_what_the_migrations_make(place):
         options = {
             "compare_type": True,
             # Keys and indexes are the migrations' own; the models only name columns.
-            "include_object": lambda thing, name, kind, *_: kind in {"table", "column"}
-            or kind == "foreign_key_constraint",
+            "include_object": lambda thing, name, kind, *_: (
+                kind in {"table", "column"} or kind == "foreign_key_constraint"
+            ),
             "include_name": lambda name, kind, _: kind != "table" or name in ours,
         }
-        return compare_metadata(
-            MigrationContext.configure(connection, opts=options), User.metadata
-        )
+        return compare_metadata(MigrationContext.configure(connection, opts=options), User.metadata)
 
     async with place.as_owner() as connection:
         await connection.execute(text(f"SET LOCAL search_path = {schema}, shared, pg_temp"))
@@ -157,7 +156,12 @@ async def test_the_models_name_the_columns_in_their_order_and_their_keys(place):
             )
             stored = [tuple(row) for row in rows]
             assert stored == [
-                (column.name, column.nullable, column.primary_key, column.server_default is not None)
+                (
+                    column.name,
+                    column.nullable,
+                    column.primary_key,
+                    column.server_default is not None,
+                )
                 for column in model.__table__.columns
                 if not (
                     model is DashboardVersion
@@ -577,9 +581,7 @@ async def test_two_upgrades_at_once_take_turns(place):
     assert not [one for one in [*first, *second] if one.error]
 
 
-async def test_a_registry_that_cannot_be_upgraded_stops_the_run(
-    new_database, admin_url
-):
+async def test_a_registry_that_cannot_be_upgraded_stops_the_run(new_database, admin_url):
     addresses = await asyncio.to_thread(new_database)
     admin = await asyncpg.connect(admin_url(urlsplit(addresses.runtime).path.removeprefix("/")))
     await admin.execute("CREATE TABLE public.tenants (id int)")
@@ -621,9 +623,12 @@ async def test_an_upgrade_that_was_killed_is_finished_by_the_next(
     schemas = await place.taken_back(7)
     process = subprocess.Popen(
         [
-            sys.executable, upgrade_script, place.addresses.require_owner(),
-            place.addresses.runtime_role, str(jobs),
-        ],  # fmt: skip
+            sys.executable,
+            upgrade_script,
+            place.addresses.require_owner(),
+            place.addresses.runtime_role,
+            str(jobs),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
@@ -680,9 +685,12 @@ async def test_a_provisioner_that_was_killed_leaves_whole_tenants_only(place):
     for round_ in range(3):
         process = subprocess.Popen(
             [
-                sys.executable, "-c", PROVISION.replace("killed-", f"killed-{round_}-"),
-                place.addresses.require_owner(), place.addresses.runtime_role,
-            ],  # fmt: skip
+                sys.executable,
+                "-c",
+                PROVISION.replace("killed-", f"killed-{round_}-"),
+                place.addresses.require_owner(),
+                place.addresses.runtime_role,
+            ],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -705,7 +713,8 @@ async def test_a_provisioner_that_was_killed_leaves_whole_tenants_only(place):
 
     registered = {row[0] for row in await admin.fetch("SELECT schema_name FROM public.tenants")}
     schemas = {
-        row[0] for row in await admin.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^t_'")
+        row[0]
+        for row in await admin.fetch("SELECT nspname FROM pg_namespace WHERE nspname ~ '^t_'")
     }
     in_ledger = {
         row[0]

@@ -348,7 +348,9 @@ async def test_the_user_travels_with_the_context(engine, pair, door):
 
 
 @both_doors
-@pytest.mark.parametrize(("asked_ms", "granted"), [(1234, "1234ms"), (10_000, "10s"), (60_000, "10s")])
+@pytest.mark.parametrize(
+    ("asked_ms", "granted"), [(1234, "1234ms"), (10_000, "10s"), (60_000, "10s")]
+)
 async def test_the_shorter_of_the_tenants_and_the_callers_timeout_holds(
     engine, pair, door, asked_ms, granted
 ):
@@ -946,9 +948,7 @@ async def test_the_pool_is_whole_again_after_the_storm(interleaved_engine, eight
     assert interleaved_engine.sync_engine.pool.checkedout() == 0
 
 
-async def test_settings_of_a_session_leak_and_the_same_storm_shows_it(
-    addresses, eight, superuser
-):
+async def test_settings_of_a_session_leak_and_the_same_storm_shows_it(addresses, eight, superuser):
     # The control: without it a storm that is too gentle would prove nothing. This door sets the
     # context for the session, remembers what it set, and skips it for the same tenant.
     remembered: dict[int, UUID] = {}
@@ -1112,9 +1112,7 @@ async def test_row_security_cannot_be_switched_off_only_refused(engine, pair):
     assert answer == NO_PRIVILEGE
 
 
-async def test_dropping_what_it_owns_takes_a_tenants_role_out_of_no_policy(
-    engine, superuser, pair
-):
+async def test_dropping_what_it_owns_takes_a_tenants_role_out_of_no_policy(engine, superuser, pair):
     # Before 15.20 a policy made for a role could be shaken off this way; ours are made for all.
     async with tenant_connection(engine, TenantContext(pair.a.id)) as connection:
         transaction = connection.transaction()
@@ -1175,9 +1173,7 @@ async def test_the_role_that_all_tenants_share_is_no_tenant(raw, pair):
     assert outcome in {UNAVAILABLE, NO_PRIVILEGE}
 
 
-async def test_a_definer_function_refuses_a_tenant_that_was_suspended_meanwhile(
-    addresses, engine
-):
+async def test_a_definer_function_refuses_a_tenant_that_was_suspended_meanwhile(addresses, engine):
     tenant = await make_tenant(addresses)
     async with (
         owner_connection(addresses.require_owner()) as owner,
@@ -1195,9 +1191,7 @@ async def test_another_tenants_keys_are_neither_listed_nor_revoked(addresses, en
 
     async with tenant_connection(engine, TenantContext(pair.a.id)) as connection:
         listed = await connection.fetch("SELECT id FROM shared.list_api_keys()")
-        revoked = await connection.fetchval(
-            "SELECT shared.revoke_api_key($1, now())", key_b.id
-        )
+        revoked = await connection.fetchval("SELECT shared.revoke_api_key($1, now())", key_b.id)
 
     assert key_a.id in {row["id"] for row in listed}
     assert key_b.id not in {row["id"] for row in listed}

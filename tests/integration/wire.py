@@ -51,9 +51,7 @@ async def wire_to(dsn: str) -> AsyncIterator[Wire]:
         port = int(query.get("port", parts.port or PORT))
         query |= {"host": directory, "port": str(PORT)}
         credentials = parts.netloc.rpartition("@")[0]
-        wire = Wire(
-            urlunsplit(parts._replace(netloc=f"{credentials}@", query=urlencode(query)))
-        )
+        wire = Wire(urlunsplit(parts._replace(netloc=f"{credentials}@", query=urlencode(query))))
         tasks: set[asyncio.Task[None]] = set()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

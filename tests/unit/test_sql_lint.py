@@ -76,9 +76,9 @@ def find_sql(source: str, path: str = "") -> Iterator[Sql]:
             found = Sql(path, node.lineno, *_joined(node))
         else:
             continue
-        if STATEMENT.match(_without_comments(found.text)):
-            yield found
-        elif found.holes and FRAGMENT.search(found.text):
+        if STATEMENT.match(_without_comments(found.text)) or (
+            found.holes and FRAGMENT.search(found.text)
+        ):
             yield found
 
 
@@ -291,8 +291,10 @@ def _of_settings(words: list[str]) -> Iterator[str]:
         begins = place == 0 or words[place - 1] in {"BEGIN", "THEN", "ELSE", "LOOP", "DO"}
         if words[:1] == ["DECLARE"] and words[place - 1] == "BEGIN":
             begins = True
-        if begins and not _follows(words, place + 1, "LOCAL") and not _follows(
-            words, place + 1, "TRANSACTION"
+        if (
+            begins
+            and not _follows(words, place + 1, "LOCAL")
+            and not _follows(words, place + 1, "TRANSACTION")
         ):
             yield "SET without LOCAL"
     if _follows(words, 0, "DISCARD") or _follows(words, 0, "RESET", "ALL"):
@@ -365,7 +367,7 @@ def _is_unnamed(words: list[str], place: int) -> bool:
         return False
     if "TABLE" not in words[:3]:
         return False
-    if words[place] == "REFERENCES" and ")" == words[place - 1]:
+    if words[place] == "REFERENCES" and words[place - 1] == ")":
         return False  # Part of a FOREIGN KEY, which is looked at itself.
     return words[place - 2 : place - 1] != ["CONSTRAINT"]
 
@@ -503,7 +505,10 @@ def test_no_statement_of_the_context_is_made_anywhere_else():
 # -- the lint itself --------------------------------------------------------------------------------
 
 BAD = [
-    ("INSERT INTO users (email) SELECT email FROM users ON CONFLICT DO NOTHING", "tenant table users"),
+    (
+        "INSERT INTO users (email) SELECT email FROM users ON CONFLICT DO NOTHING",
+        "tenant table users",
+    ),
     (
         "INSERT INTO users (email) SELECT agent FROM json_to_recordset($1) AS r(agent text)"
         " JOIN metrics_sessions s ON true ON CONFLICT DO NOTHING",
@@ -590,7 +595,10 @@ BAD_DDL = [
     ("CREATE TABLE x (id uuid PRIMARY KEY)", "PRIMARY without a name"),
     ("CREATE TABLE x (id uuid, UNIQUE (tenant_id, id))", "UNIQUE without a name"),
     ("ALTER TABLE x ADD COLUMN y int CHECK (y > 0)", "CHECK without a name"),
-    ("ALTER TABLE x ADD FOREIGN KEY (tenant_id, y) REFERENCES z (tenant_id, id)", "FOREIGN without"),
+    (
+        "ALTER TABLE x ADD FOREIGN KEY (tenant_id, y) REFERENCES z (tenant_id, id)",
+        "FOREIGN without",
+    ),
     ("CREATE TABLE x (y uuid REFERENCES z (id))", "REFERENCES without a name"),
     ("CREATE INDEX ON users (tenant_id)", "INDEX without a name"),
 ]

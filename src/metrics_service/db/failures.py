@@ -31,6 +31,9 @@ BROKEN = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.Interna
 
 def domain_error(error: BaseException) -> MetricsServiceError | None:
     """The meaning of a database error, or None when it is a bug of ours."""
+    if isinstance(error.__cause__, DBAPIError):
+        # The repositories have errors of their own around it.
+        error = error.__cause__
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
     if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:

@@ -65,19 +65,22 @@ class ContextConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
     is_astray: bool = False
     """A BEGIN was cut off, so what the server began nobody knows."""
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # overrides
         # asyncpg's and SQLAlchemy's transactions both begin with this call.
         if not query.startswith("BEGIN"):
             return cast("str", await super().execute(query, *args, timeout=timeout))
         try:
-            if self.context is None:
-                raise MissingContextError("BEGIN without a tenant")
-            return cast("str", await super().execute(self.context.begin(), timeout=timeout))
+            return cast("str", await super().execute(self._begin(), timeout=timeout))
         except BaseException as error:
             # Else asyncpg would take it for begun, and what the next user begins for a savepoint.
             self._top_xact = None
             self.is_astray = not isinstance(error, (asyncpg.PostgresError, MissingContextError))
             raise
+
+    def _begin(self) -> str:
+        if self.context is None:
+            raise MissingContextError("BEGIN without a tenant")
+        return self.context.begin()
 
 
 @asynccontextmanager
