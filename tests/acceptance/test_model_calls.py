@@ -187,7 +187,7 @@ async def test_pages_show_every_row_once(client, new_tenant, store, sort):
         ({"agent": "codex"}, lambda n: n >= 20),
         ({"tag": "red"}, lambda n: n < 20),
         ({"session_type": "review"}, lambda n: n < 20),
-        ({"session_type": "other"}, lambda n: False),
+        ({"session_type": "other"}, lambda _: False),
         ({"started_after": at(1), "started_before": at(2)}, lambda n: 10 <= n < 20),
     ],
 )

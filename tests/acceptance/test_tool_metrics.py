@@ -514,7 +514,7 @@ async def test_pages_show_every_row_once_although_times_are_equal(client, new_te
         ({"agent": "codex"}, lambda n: n >= 15),
         ({"session_type": "review"}, lambda n: n < 15),
         ({"tag": "red"}, lambda n: n < 15),
-        ({"tag": "blue"}, lambda n: False),
+        ({"tag": "blue"}, lambda _: False),
         ({"started_after": at(1), "started_before": at(2)}, lambda n: 10 <= n < 20),
         ({"tool_name": "Read", "status": "error", "tag": "red"}, lambda n: n % 6 == 1 and n < 15),
     ],

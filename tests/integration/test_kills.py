@@ -108,6 +108,11 @@ class Service:
             start_new_session=True,
         )  # fmt: skip
 
+    def keep_up(self) -> None:
+        """Start it again if it ended by itself: it does when it finds no database."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()
+
     def kill(self) -> None:
         """The parent and its worker, which are a session of their own."""
         if self._process is not None:
@@ -160,11 +165,12 @@ async def keep_sending(client: httpx.AsyncClient, log: Log, seed: int) -> None:
         await asyncio.sleep(0.02 + chance.random() * 0.08)
 
 
-async def until_acknowledged(log: Log) -> None:
-    """Wait for the next answer that says it is stored."""
+async def until_acknowledged(log: Log, service: Service) -> None:
+    """Wait for the next answer that says it is stored, and look after the server meanwhile."""
     before, give_up_at = log.acknowledged, time.monotonic() + PATIENCE_S
     while log.acknowledged == before:
         assert time.monotonic() < give_up_at, log.statuses
+        service.keep_up()
         await asyncio.sleep(0.01)
 
 
@@ -249,14 +255,14 @@ async def test_what_was_acknowledged_is_there_exactly_once_whoever_was_killed(ow
     async with service_of(own_postgres) as (service, client, schema):
         writers = [asyncio.create_task(keep_sending(client, log, seed)) for seed in range(WRITERS)]
         for victim in victims:
-            await until_acknowledged(log)
+            await until_acknowledged(log, service)
             await asyncio.sleep(chance.random() * 0.4)
             if victim == "postgres":
                 await asyncio.to_thread(kill_postgres, own_postgres, chance)
             else:
                 await asyncio.to_thread(service.kill)
                 service.start()
-        await until_acknowledged(log)
+        await until_acknowledged(log, service)
         for writer in writers:
             writer.cancel()
         ended = await asyncio.gather(*writers, return_exceptions=True)

@@ -59,7 +59,7 @@ class DashboardController(Controller):
     path = ROUTE
     tags = ["dashboards"]
 
-    @get(guards=[requires("read")], operation_class=query_operation(DashboardQuery))
+    @get(opt=requires("read"), operation_class=query_operation(DashboardQuery))
     async def list_dashboards(
         self,
         request: AnyRequest,
@@ -83,7 +83,7 @@ class DashboardController(Controller):
         )
         return Page(await gallery.views(page.data), page.meta)
 
-    @post(guards=[requires("write")], dto=JsonBody[DashboardIn], return_dto=None)
+    @post(opt=requires("write"), dto=JsonBody[DashboardIn], return_dto=None)
     async def post_dashboard(
         self,
         request: AnyRequest,
@@ -99,7 +99,7 @@ class DashboardController(Controller):
 
         return await once(request, caller, tx, act)
 
-    @get("/{dashboard_id:uuid}", guards=[requires("read")])
+    @get("/{dashboard_id:uuid}", opt=requires("read"))
     async def get_one(
         self,
         caller: NamedDependency[Caller],
@@ -112,7 +112,7 @@ class DashboardController(Controller):
 
     @put(
         "/{dashboard_id:uuid}",
-        guards=[requires("write")],
+        opt=requires("write"),
         dto=JsonBody[DashboardChange],
         return_dto=None,
     )
@@ -128,7 +128,7 @@ class DashboardController(Controller):
         row = await replace_dashboard(gallery, caller.principal, dashboard_id, data)
         return await gallery.view(row)
 
-    @delete("/{dashboard_id:uuid}", guards=[requires("write")])
+    @delete("/{dashboard_id:uuid}", opt=requires("write"))
     async def delete_one(
         self,
         caller: NamedDependency[Caller],
@@ -140,7 +140,7 @@ class DashboardController(Controller):
 
     @get(
         "/{dashboard_id:uuid}/versions",
-        guards=[requires("read")],
+        opt=requires("read"),
         operation_class=query_operation(VersionQuery),
     )
     async def list_versions(
@@ -170,7 +170,7 @@ class DashboardController(Controller):
 
     @post(
         "/{dashboard_id:uuid}/versions/{version:int}/restore",
-        guards=[requires("write")],
+        opt=requires("write"),
         status_code=200,
     )
     async def restore(

@@ -75,4 +75,5 @@ class CursorSigner:
 
     def _mac(self, tenant_id: UUID, listing: bytes, payload: bytes) -> bytes:
         message = tenant_id.bytes + hashlib.sha256(listing).digest() + payload
-        return hmac.digest(self._key, message, "sha256")[:MAC_BYTES]
+        # Keyed BLAKE2 is a MAC by itself, and ten times cheaper than OpenSSL's way to an HMAC.
+        return hashlib.blake2b(message, digest_size=MAC_BYTES, key=self._key).digest()

@@ -45,11 +45,12 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send)
-        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
-            try:
-                await self._serve(exchange, scope, receive)
-            finally:
-                self._write(exchange, scope)
+        tokens = structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        try:
+            await self._serve(exchange, scope, receive)
+        finally:
+            self._write(exchange, scope)
+            structlog.contextvars.reset_contextvars(**tokens)
 
     async def _serve(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ from litestar.openapi.spec import (
 from msgspec import Meta
 
 from metrics_service.errors import BodyTooLargeError, FieldError, InvalidBodyError
+from metrics_service.fields import now
 from metrics_service.http.bodies import field_error, nul_field, parse_json
 from metrics_service.http.headers import content_type_of, values_of
 from metrics_service.http.limits import LINE_TYPES
@@ -83,7 +85,9 @@ class Batch(msgspec.Struct, Generic[ItemT]):
 class BatchDecoder(Generic[ItemT]):
     """Decodes batches of one kind of item, checking each with `check` besides its type."""
 
-    def __init__(self, kind: type[ItemT], check: Callable[[ItemT], FieldError | None]) -> None:
+    def __init__(
+        self, kind: type[ItemT], check: Callable[[ItemT, datetime], FieldError | None]
+    ) -> None:
         self._all: msgspec.json.Decoder[list[ItemT]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         self._one = msgspec.json.Decoder(kind)
         self._raw = msgspec.json.Decoder(list[msgspec.Raw])
@@ -108,12 +112,12 @@ class BatchDecoder(Generic[ItemT]):
     def _checked(self, items: list[ItemT]) -> Batch[ItemT]:
         _refuse_too_many(len(items))
         batch = Batch(items, list(range(len(items))), [])
-        check = self._check
+        check, moment = self._check, now()
         batch.reject(
             {
                 position: error
                 for position, item in enumerate(items)
-                if (error := check(item)) is not None
+                if (error := check(item, moment)) is not None
             }
         )
         return batch
@@ -139,7 +143,7 @@ class BatchDecoder(Generic[ItemT]):
             return FieldError("is not valid JSON")
         if b"\\u0000" in raw and (field := nul_field(item)) is not None:
             return FieldError("text must not contain U+0000", field=field)
-        return self._check(item) or item
+        return self._check(item, now()) or item
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from litestar import get
 from litestar.di import NamedDependency
 
 from metrics_service.http.batches import MAX_ITEMS
-from metrics_service.http.dependencies import Caller
+from metrics_service.http.dependencies import Caller, requires
 from metrics_service.http.limits import max_body_bytes
 from metrics_service.http.throttle import IN_FLIGHT_A_TENANT
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES
@@ -47,7 +47,7 @@ class Me(msgspec.Struct, frozen=True):
     limits: Limits
 
 
-@get("/api/v1/me", tags=["me"])
+@get("/api/v1/me", opt=requires(None), tags=["me"])
 async def get_me(caller: NamedDependency[Caller]) -> Me:
     """Say which tenant this is, and what the credential is good for."""
     tenant, principal = caller.tenant, caller.principal

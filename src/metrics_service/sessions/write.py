@@ -6,6 +6,7 @@ from uuid import UUID
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import FieldError, InvalidBodyError, NotFoundError
+from metrics_service.fields import now
 from metrics_service.http.batches import Batch, BatchQuery, BatchReceipt
 from metrics_service.http.dependencies import Caller
 from metrics_service.ingest.people import unknown_users
@@ -17,7 +18,7 @@ from metrics_service.sessions.schemas import SessionPatch, SessionView, patch_er
 
 async def state_session(caller: Caller, record: SessionRecord) -> tuple[SessionView, bool]:
     """Create or update one session; return it and whether it is new."""
-    if (error := session_error(record)) is not None:
+    if (error := session_error(record, now())) is not None:
         raise InvalidBodyError([error])
     async with caller.writing() as connection:
         refused = await admit_sessions(connection, [record])

@@ -11,6 +11,7 @@ from litestar.params import FromPath
 from metrics_service.db.pages import Page
 from metrics_service.db.summaries import SummaryMeta, SummaryQuery
 from metrics_service.http.batches import BatchDecoder, BatchQuery, BatchReceipt, batch_operation
+from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
@@ -51,7 +52,7 @@ class ToolMetricController(Controller):
 
     @post(
         "/tool-metrics/batch",
-        guards=[requires("ingest")],
+        opt=requires("ingest"),
         status_code=200,
         operation_class=batch_operation(ToolMetricRecord, [EXAMPLE]),
     )
@@ -60,12 +61,12 @@ class ToolMetricController(Controller):
     ) -> BatchReceipt:
         """Store up to 10,000 tool metrics; sending them again is safe."""
         query = parse_query(request, BatchQuery)
-        batch = _batch.decode(await request.body(), request.scope["headers"])
+        batch = _batch.decode(await take_body(request), request.scope["headers"])
         return await store_batch(caller, batch, query)
 
     @get(
         "/tool-metrics",
-        guards=[requires("read")],
+        opt=requires("read"),
         operation_class=query_operation(ToolMetricQuery),
     )
     async def list_tool_metrics(
@@ -76,7 +77,7 @@ class ToolMetricController(Controller):
 
     @get(
         "/sessions/{session_id:uuid}/tool-metrics",
-        guards=[requires("read")],
+        opt=requires("read"),
         operation_class=query_operation(SessionToolMetricQuery),
     )
     async def list_of_session(
@@ -87,7 +88,7 @@ class ToolMetricController(Controller):
 
     @get(
         "/tool-metrics/summary",
-        guards=[requires("read")],
+        opt=requires("read"),
         operation_class=query_operation(SummaryQuery),
     )
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ToolSummary:

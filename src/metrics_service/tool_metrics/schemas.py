@@ -11,7 +11,7 @@ import msgspec
 from metrics_service.db.listing import FactQuery
 from metrics_service.db.summaries import SummaryMeta
 from metrics_service.errors import FieldError
-from metrics_service.fields import ShortText, metadata_error, now, window_error
+from metrics_service.fields import ShortText, metadata_error, window_error
 from metrics_service.ingest.records import ToolMetricRecord, ToolStatus
 
 
@@ -74,7 +74,7 @@ class ToolSummary(msgspec.Struct, frozen=True):
     meta: SummaryMeta
 
 
-def tool_metric_error(record: ToolMetricRecord) -> FieldError | None:
+def tool_metric_error(record: ToolMetricRecord, moment: datetime) -> FieldError | None:
     """What the types of a tool metric cannot say."""
     if record.session_id is not None:
         if record.external_session_id is not None or record.agent is not None:
@@ -83,6 +83,6 @@ def tool_metric_error(record: ToolMetricRecord) -> FieldError | None:
             )
     elif record.external_session_id is not None and record.agent is None:
         return FieldError("is required with external_session_id", field="agent")
-    return window_error("started_at", record.started_at, now()) or (
+    return window_error("started_at", record.started_at, moment) or (
         metadata_error(record.metadata) if record.metadata is not None else None
     )
