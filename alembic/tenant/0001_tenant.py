@@ -24,6 +24,9 @@ STATEMENTS = (
         CONSTRAINT users_role CHECK (role IN ('owner', 'admin', 'editor', 'viewer', 'service'))
     )
     """,
+    # The id follows from agent and external_id, so two transactions that make one session meet at the
+    # primary key, where ON CONFLICT lets one wait. At a second key that is checked at once the loser
+    # would fail instead.
     """
     CREATE TABLE metrics_sessions (
         tenant_id uuid NOT NULL DEFAULT shared.current_tenant(),
@@ -51,7 +54,8 @@ STATEMENTS = (
         created_at timestamptz NOT NULL DEFAULT now(),
         updated_at timestamptz NOT NULL DEFAULT now(),
         CONSTRAINT metrics_sessions_pk PRIMARY KEY (tenant_id, id),
-        CONSTRAINT metrics_sessions_external_key UNIQUE (tenant_id, agent, external_id),
+        CONSTRAINT metrics_sessions_external_key UNIQUE (tenant_id, agent, external_id)
+            DEFERRABLE INITIALLY DEFERRED,
         CONSTRAINT metrics_sessions_score
             CHECK (productivity_score >= 0 AND productivity_score <= 100)
     )

@@ -439,6 +439,29 @@ async def test_batches_in_opposite_order_at_the_same_time_do_not_block_each_othe
     assert sum(response.json()["inserted"] for response in responses) == 50
 
 
+async def test_sessions_that_are_stated_and_extended_at_once_are_one_each_and_nobody_fails(
+    client, new_tenant
+):
+    tenant = await new_tenant()
+
+    for turn in range(40):
+        names = [f"{turn}-{number}" for number in range(20)]
+        stated = [session(external_id=name) for name in names]
+        extending = [
+            tool_metric(agent="claude-code", external_session_id=name, duration_ms=turn)
+            for name in names
+        ]
+        responses = await asyncio.gather(
+            *(post_batch(client, tenant, stated[::step], path=BATCH) for step in (1, -1, 1, -1)),
+            *(post_batch(client, tenant, extending[::step]) for step in (1, -1, 1, -1)),
+        )
+        assert {response.status_code for response in responses} == {200}
+
+    rows = await rows_of(client, PATH, tenant)
+    assert len(rows) == 40 * 20
+    assert {row["tool_call_count"] for row in rows} == {1}
+
+
 # -- lists ------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ to its next user.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
 from typing import Any, cast
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
 
-from metrics_service.db.failures import BROKEN, translated
+from metrics_service.db.failures import BROKEN, domain_error, translated
 
 # A backend keeps what it learnt about every schema it has touched, about 0.2 MB each, for life.
 SCHEMAS_A_CONNECTION = 250
@@ -83,15 +84,14 @@ class ContextConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ha
         return self.context.begin()
 
 
-@asynccontextmanager
-async def tenant_connection(
-    engine: AsyncEngine, context: TenantContext
-) -> AsyncIterator[ContextConnection]:
+def tenant_connection(engine: AsyncEngine, context: TenantContext) -> _Transaction:
     """Open a transaction on the asyncpg connection itself; commit at the end, else roll back."""
-    async with _borrowed(engine, context) as connection:
-        with translated():
-            async with connection.transaction():
-                yield connection
+    return _Transaction(engine, context)
+
+
+def registry_connection(engine: AsyncEngine) -> _Transaction:
+    """Open a read-only transaction as the runtime login, which may only call registry functions."""
+    return _Transaction(engine, NOBODY)
 
 
 @asynccontextmanager
@@ -110,34 +110,55 @@ async def tenant_session(
                 await _left(connection, proxied)
 
 
-@asynccontextmanager
-async def registry_connection(engine: AsyncEngine) -> AsyncIterator[ContextConnection]:
-    """Open a read-only transaction as the runtime login, which may only call registry functions."""
-    async with _borrowed(engine, NOBODY) as connection:
+class _Transaction(AbstractAsyncContextManager[ContextConnection]):
+    """A connection borrowed for one transaction.
+
+    A class, and the pool of SQLAlchemy without its connection object, because every request pays for
+    it: together a third of the cost of generators around `engine.connect()`.
+    """
+
+    def __init__(self, engine: AsyncEngine, context: TenantContext | Nobody) -> None:
+        self._pool = engine.sync_engine.pool
+        self._context = context
+
+    async def __aenter__(self) -> ContextConnection:
         with translated():
-            async with connection.transaction():
-                yield connection
+            self._proxied = await greenlet_spawn(self._pool.connect)
+            self._connection = _entered(self._proxied, self._context)
+            self._transaction = self._connection.transaction()
+            try:
+                await self._transaction.start()
+            except BaseException:
+                await self._give_back()
+                raise
+        return self._connection
 
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with translated():
+            try:
+                if error is None:
+                    await self._transaction.commit()
+                elif not self._connection.is_closed():
+                    await self._transaction.rollback()
+            finally:
+                await self._give_back()
+            if error is not None and domain_error(error) is not None:
+                raise error
 
-@asynccontextmanager
-async def _borrowed(
-    engine: AsyncEngine, context: TenantContext | Nobody
-) -> AsyncIterator[ContextConnection]:
-    # The pool of SQLAlchemy without its connection object: half the cost of `engine.connect()`.
-    with translated():
-        proxied = await greenlet_spawn(engine.sync_engine.pool.connect)
-    connection = _entered(proxied, context)
-    try:
-        yield connection
-    finally:
+    async def _give_back(self) -> None:
         try:
-            await _left(connection, proxied)
+            await _left(self._connection, self._proxied)
         finally:
             # In a greenlet, because giving up a broken or surplus connection waits for it to close.
-            if proxied.is_valid and not connection.is_closed():
-                proxied.close()
+            if self._proxied.is_valid and not self._connection.is_closed():
+                self._proxied.close()
             else:
-                await greenlet_spawn(proxied.close)
+                await greenlet_spawn(self._proxied.close)
 
 
 def _entered(proxied: PoolProxiedConnection, context: TenantContext | Nobody) -> ContextConnection:
