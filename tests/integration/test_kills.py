@@ -154,6 +154,15 @@ async def send(client: httpx.AsyncClient, batch: Sent, log: Log) -> dict | None:
     return None
 
 
+async def send_until_told(client: httpx.AsyncClient, batch: Sent, log: Log) -> dict:
+    """As `send`, again for as long as the answer is to try again."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while (receipt := await send(client, batch, log)) is None:
+        assert time.monotonic() < give_up_at, log.statuses
+        await asyncio.sleep(0.1)
+    return receipt
+
+
 async def keep_sending(client: httpx.AsyncClient, log: Log, seed: int) -> None:
     """As an agent does: one batch after the other, each until it is acknowledged, or given up."""
     chance = random.Random(seed)
@@ -275,7 +284,9 @@ async def test_what_was_acknowledged_is_there_exactly_once_whoever_was_killed(ow
         receipts = []
         for start in range(0, len(log.batches), 20):
             some = log.batches[start : start + 20]
-            receipts += await asyncio.gather(*(send(client, batch, log) for batch in some))
+            receipts += await asyncio.gather(
+                *(send_until_told(client, batch, log) for batch in some)
+            )
         there_again, wrong_again = await stored(own_postgres, schema)
 
     assert {type(end) for end in ended} == {asyncio.CancelledError}

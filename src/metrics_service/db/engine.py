@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
@@ -34,7 +37,7 @@ def runtime_engine(dsn: str, *, pool_max: int = 10, pool_timeout_ms: int = 5000)
         connection.context = NOBODY
         return connection
 
-    return create_async_engine(
+    engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=pool_max,
@@ -42,6 +45,14 @@ def runtime_engine(dsn: str, *, pool_max: int = 10, pool_timeout_ms: int = 5000)
         pool_timeout=pool_timeout_ms / 1000,
         pool_use_lifo=True,
     )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(dbapi_connection: DBAPIConnection, *_: Any) -> None:
+    """After the server went away and came back, the whole pool is stale: found out once, not by each."""
+    if dbapi_connection.driver_connection.is_closed():
+        raise InvalidatePoolError
 
 
 async def warm(engine: AsyncEngine, count: int) -> None:
