@@ -9,7 +9,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from metrics_service.cli.connect import base_domain_of, opened_database
+from metrics_service.cli.connect import opened_database
 from metrics_service.cli.failures import run
 from metrics_service.cli.output import json_option, print_json, print_many, progress
 from metrics_service.errors import MigrationError
@@ -31,7 +31,7 @@ def provision_tenants(file: Path, jobs: int | None, is_dry_run: bool, as_json: b
     required. The whole file is checked before anything is done. A tenant that is there with the
     same slug and domain is left as it is.
     """
-    tenants = read_tenants(file, base_domain=base_domain_of(load_settings()))
+    tenants = read_tenants(file, base_domain=load_settings().metrics_base_domain)
     with opened_database() as opened, progress() as advance:
         report = asyncio.run(
             provision_many(

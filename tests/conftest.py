@@ -1,4 +1,4 @@
-"""A migrated database per run and worker, a fresh tenant per test, the service in front of them.
+"""A migrated database per run and worker, a fresh tenant per test.
 
 Without options everything runs on the embedded server. `--admin-url DSN` runs the same tests on
 another one, whose login may create roles and databases.
@@ -26,7 +26,8 @@ from metrics_service.db.engine import owner_connection, runtime_engine
 from metrics_service.settings import Settings
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import SCOPES, Scope, create_key
-from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
+from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.registry import Tenant
 
 PASSWORD = "only-for-tests"
 SERVER_ROOT = "TEST_SERVER_ROOT"

@@ -192,25 +192,21 @@ SHARED = (
     CREATE FUNCTION shared.create_api_key
         (p_id uuid, p_prefix text, p_hash bytea, p_name text, p_scopes text[], p_user uuid,
          p_expires_at timestamptz)
-    RETURNS timestamptz LANGUAGE plpgsql SECURITY DEFINER
+    RETURNS void LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp AS $$
-    DECLARE made timestamptz;
-    BEGIN
         INSERT INTO public.api_keys
             (id, tenant_id, prefix, key_hash, name, scopes, user_id, expires_at)
         VALUES (p_id, public.acting_tenant(), p_prefix, p_hash, p_name, p_scopes, p_user,
                 p_expires_at)
-        RETURNING created_at INTO made;
-        RETURN made;
-    END $$
+    $$
     """,
-    # A grace period leaves the key alive until `p_at`; a revoked key never comes back to life.
+    # By the database's clock, as the look-up is; a revoked key never comes back to life.
     """
-    CREATE FUNCTION shared.revoke_api_key(p_id uuid, p_at timestamptz) RETURNS boolean
+    CREATE FUNCTION shared.revoke_api_key(p_id uuid) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DECLARE tenant uuid := public.acting_tenant();
     BEGIN
-        UPDATE public.api_keys SET revoked_at = least(revoked_at, p_at)
+        UPDATE public.api_keys SET revoked_at = least(revoked_at, now())
         WHERE tenant_id = tenant AND id = p_id;
         IF NOT FOUND THEN
             RETURN false;
@@ -252,7 +248,7 @@ FOR_TENANTS = (
     "shared.uuid_v7()",
     "shared.list_api_keys()",
     "shared.create_api_key(uuid, text, bytea, text, text[], uuid, timestamptz)",
-    "shared.revoke_api_key(uuid, timestamptz)",
+    "shared.revoke_api_key(uuid)",
 )
 
 

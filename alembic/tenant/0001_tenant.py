@@ -54,6 +54,8 @@ STATEMENTS = (
         created_at timestamptz NOT NULL DEFAULT now(),
         updated_at timestamptz NOT NULL DEFAULT now(),
         CONSTRAINT metrics_sessions_pk PRIMARY KEY (tenant_id, id),
+        -- The id follows from agent and external_id, so ON CONFLICT looks at the primary key alone;
+        -- checked at once, this one would fail whoever makes the same session in the same moment.
         CONSTRAINT metrics_sessions_external_key UNIQUE (tenant_id, agent, external_id)
             DEFERRABLE INITIALLY DEFERRED,
         CONSTRAINT metrics_sessions_score

@@ -81,7 +81,7 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
     )
 
     @asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
         listener.start()
         await warm(engine, settings.database_pool_min)
         # What start-up made lives as long as the process: a full collection that walks all of it takes
@@ -91,7 +91,6 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         try:
             yield
         finally:
-            app.state.is_draining = True
             await listener.stop()
             await engine.dispose()
 
@@ -106,7 +105,7 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         # The guards in front know better: it depends on the route, and on inflating.
         request_max_body_size=None,
         openapi_config=openapi_config(),
-        state=State({"database": database, "is_draining": False}),
+        state=State({"database": database}),
     )
     complete_openapi(litestar)
     app: ASGIApp = BodyGuard(litestar)

@@ -21,7 +21,9 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 # A variable with one of these beginnings is ours: one that we do not know is a misspelling.
-OUR_PREFIXES = ("METRICS_", "DATABASE_", "DB_RETRY_")
+OUR_PREFIXES = ("METRICS_", "DATABASE_", "DB_RETRY_", "SLOW_QUERY_", "REDIS_")
+# Canonical already: lower case, no dot at the end.
+DOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
 SECRET_FILE = "secret_key"  # noqa: S105  # a name
 MIN_SECRET_LENGTH = 32
 
@@ -47,7 +49,7 @@ class Settings(
     db_retry_delay_ms: Positive = 500
     redis_url: str | None = None
     metrics_data_dir: str = ".metrics-service"
-    metrics_base_domain: Annotated[str, Meta(pattern=r"^[a-z0-9.-]*[a-z0-9-]$")] = "localhost"
+    metrics_base_domain: Annotated[str, Meta(pattern=DOMAIN)] = "localhost"
     metrics_operator_domain: str | None = None
     metrics_secret_key: str | None = None
     metrics_host: str = "127.0.0.1"
@@ -128,8 +130,9 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("DATABASE_POOL_MIN is larger than DATABASE_POOL_MAX")
     for name in ("database_url", "database_owner_url", "database_direct_url"):
         _check_dsn(name.upper(), getattr(settings, name))
-    if settings.database_url is None and settings.database_owner_url is not None:
-        raise SettingsError("DATABASE_OWNER_URL is set without DATABASE_URL")
+    for name in ("database_owner_url", "database_direct_url"):
+        if settings.database_url is None and getattr(settings, name) is not None:
+            raise SettingsError(f"{name.upper()} is set without DATABASE_URL")
     if (
         settings.metrics_secret_key is not None
         and len(settings.metrics_secret_key) < MIN_SECRET_LENGTH

@@ -29,7 +29,8 @@ from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.settings import Settings
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.keys import SCOPES, create_key
-from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
+from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.registry import Tenant
 
 with warnings.catch_warnings():
     # A library below the repositories warns about itself while it is imported.

@@ -28,7 +28,8 @@ from metrics_service.ingest.records import (
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES, ToolNames
 from metrics_service.ingest.write import ROWS_A_STATEMENT, admit_facts, write_facts
 from metrics_service.tenants.initialise import target_of
-from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
+from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.registry import Tenant
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 AGENTS = ("claude-code", "codex")

@@ -36,7 +36,8 @@ from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.ledger import SchemaState, ledger
 from metrics_service.tenants.migrate import migrate_alone
-from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
+from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.registry import Tenant
 from metrics_service.tenants.resolve import TenantDirectory
 from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
 from metrics_service.tenants.upgrade import downgrade, upgrade_all
@@ -265,7 +266,7 @@ TO_TENANTS = {
     "shared.uuid_v7()",
     "shared.list_api_keys()",
     "shared.create_api_key(uuid,text,bytea,text,text[],uuid,timestamp with time zone)",
-    "shared.revoke_api_key(uuid,timestamp with time zone)",
+    "shared.revoke_api_key(uuid)",
 }
 TO_RUNTIME = {
     "public.tenant_ctx(uuid,integer)",

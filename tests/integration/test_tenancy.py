@@ -41,7 +41,8 @@ from metrics_service.errors import (
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.lifecycle import resume, suspend
-from metrics_service.tenants.provision import NewTenant, Tenant, create_tenant
+from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.registry import Tenant
 
 NO_PRIVILEGE = "42501"
 NO_TABLE = "42P01"
@@ -1135,7 +1136,7 @@ async def test_dropping_what_it_owns_takes_a_tenants_role_out_of_no_policy(engin
 
 KEY_CALLS = [
     "SELECT id FROM shared.list_api_keys()",
-    "SELECT shared.revoke_api_key('00000000-0000-0000-0000-000000000001', now())",
+    "SELECT shared.revoke_api_key('00000000-0000-0000-0000-000000000001')",
     "SELECT shared.create_api_key('00000000-0000-0000-0000-000000000001', 'p',"
     " decode(repeat('00', 32), 'hex'), 'n', '{read}', NULL, NULL)",
 ]
@@ -1191,7 +1192,7 @@ async def test_another_tenants_keys_are_neither_listed_nor_revoked(addresses, en
 
     async with tenant_connection(engine, TenantContext(pair.a.id)) as connection:
         listed = await connection.fetch("SELECT id FROM shared.list_api_keys()")
-        revoked = await connection.fetchval("SELECT shared.revoke_api_key($1, now())", key_b.id)
+        revoked = await connection.fetchval("SELECT shared.revoke_api_key($1)", key_b.id)
 
     assert key_a.id in {row["id"] for row in listed}
     assert key_b.id not in {row["id"] for row in listed}

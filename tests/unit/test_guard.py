@@ -132,7 +132,6 @@ async def test_two_opinions_about_the_end_of_a_body_are_refused(
         ("/api/v1/sessions/batch", 20 * MIB),
         ("/api/v1/sessions", MIB),
         ("/v1/logs", 64 * MIB),
-        ("/i/token/v1/logs", 64 * MIB),
         ("/sign-in", MIB),
     ],
 )

@@ -424,13 +424,14 @@ INTERPOLATED: dict[str, set[str]] = {
         "where.bind(limit)", "where.bind(offset)",
     },
     "src/metrics_service/tenants/keys.py": {"OWNER"},
-    "src/metrics_service/tenants/lifecycle.py": {"COLUMNS", "OWNER", "schema"},
+    "src/metrics_service/tenants/lifecycle.py": {"COLUMNS", "OWNER", "schema", "table"},
     "src/metrics_service/tenants/migrate.py": {
         "LOCK_TIMEOUT_MS", "OWNER", "options['tenant_ids'][0]", "path",
     },
     "src/metrics_service/tenants/provision.py": {
         "BACKUP", "COLUMNS", "OWNER", "TENANTS", "options", "runtime", "schema",
     },
+    "src/metrics_service/tenants/registry.py": {"COLUMNS"},
     "src/metrics_service/tenants/reset.py": {"LOCK_TIMEOUT_MS", "OWNER", "schema"},
     "src/metrics_service/tenants/wall.py": {"BACKUP", "expression", "ids", "role", "table"},
     "src/metrics_service/tool_metrics/repository.py": {

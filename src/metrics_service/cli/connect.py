@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
+import rich_click as click
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.db.addresses import Addresses, database_addresses
 from metrics_service.db.engine import owner_connection
-from metrics_service.errors import MalformedRequestError, SettingsError
+from metrics_service.errors import MalformedRequestError
 from metrics_service.settings import Settings, load_settings
 from metrics_service.tenants.initialise import prepare_embedded
 from metrics_service.tenants.names import normalize_host, strip_base
@@ -28,7 +29,7 @@ class Opened(msgspec.Struct, frozen=True):
 
     @property
     def base_domain(self) -> str:
-        return base_domain_of(self.settings)
+        return self.settings.metrics_base_domain
 
     def tenant_name(self, given: str) -> str:
         """A slug, id or domain as the registry spells it."""
@@ -56,18 +57,13 @@ class Opened(msgspec.Struct, frozen=True):
         return self.as_owner(begun)
 
 
-def base_domain_of(settings: Settings) -> str:
-    try:
-        return normalize_host(settings.metrics_base_domain)
-    except MalformedRequestError:
-        raise SettingsError("METRICS_BASE_DOMAIN is not a host name") from None
-
-
 @contextmanager
 def opened_database(*, upgrade: bool = False, prepare: bool = True) -> Iterator[Opened]:
     """Say where the database is; an empty embedded one is initialised, if `prepare` allows."""
     settings = load_settings()
     with database_addresses(settings) as addresses:
         if prepare:
-            asyncio.run(prepare_embedded(addresses, upgrade=upgrade))
+            for outcome in asyncio.run(prepare_embedded(addresses, upgrade=upgrade)):
+                if outcome.error is not None:
+                    click.echo(f"{outcome.schema_name}: {outcome.error}", err=True)
         yield Opened(settings, addresses)

@@ -16,6 +16,7 @@ from metrics_service.cli.serve import (
     database_to_serve,
     host_option,
     port_option,
+    require_head,
     serve_on,
     workers_option,
 )
@@ -24,10 +25,8 @@ from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
 from metrics_service.seeds.seed import seed
 from metrics_service.settings import load_settings
-from metrics_service.tenants.initialise import default_jobs, target_of
 from metrics_service.tenants.keys import create_key
-from metrics_service.tenants.provision import Tenant, get_tenant, notify
-from metrics_service.tenants.upgrade import upgrade_all
+from metrics_service.tenants.registry import Tenant, get_tenant, notify
 
 KEY_NAME = "demo"
 KEY_LIVES = timedelta(days=7)
@@ -58,8 +57,8 @@ def demo(host: str | None, port: int | None, workers: int | None) -> None:
 
 async def _set_up(opened: Opened) -> list[DemoTenant]:
     addresses = opened.addresses
-    if addresses.embedded is None:
-        await upgrade_all(target_of(addresses), jobs=default_jobs())
+    # A database of somebody else's is never migrated unasked.
+    await require_head(addresses.runtime)
     with progress() as advance:
         report = await seed(
             addresses,

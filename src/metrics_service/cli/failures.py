@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import rich_click as click
-from sqlalchemy.exc import DBAPIError
 
+from metrics_service.db.failures import driver_error
 from metrics_service.errors import (
     ConflictError,
     DatabaseUnreachableError,
@@ -101,7 +101,7 @@ def _usage(error: click.UsageError) -> str:
 
 
 def _of_database(error: BaseException) -> tuple[str, int] | None:
-    cause = _driver_error(error)
+    cause = driver_error(error)
     if _is_unreachable(cause):
         return f"the database cannot be reached: {_first_line(cause)}", UNREACHABLE
     if not isinstance(cause, asyncpg.PostgresError):
@@ -112,18 +112,12 @@ def _of_database(error: BaseException) -> tuple[str, int] | None:
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    cause = _driver_error(error)
+    cause = driver_error(error)
     if isinstance(cause, asyncpg.PostgresError):
         return (cause.sqlstate or "").startswith(UNREACHABLE_STATES)
     return isinstance(
         cause, (ConnectionError, asyncio.TimeoutError, asyncpg.InterfaceError)
     ) and not isinstance(cause, asyncpg.exceptions.DataError)
-
-
-def _driver_error(error: BaseException) -> BaseException:
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return error.orig.__cause__ or error.orig
-    return error
 
 
 def _unexpected(error: BaseException) -> str:

@@ -37,7 +37,7 @@ from metrics_service.tenants.keys import (
     rotate_key,
 )
 from metrics_service.tenants.names import validate_display_name
-from metrics_service.tenants.provision import Tenant, get_tenant
+from metrics_service.tenants.registry import Tenant, get_tenant
 
 NO_GRACE = timedelta(0)
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from metrics_service.cli.connect import Opened, opened_database
 from metrics_service.cli.server import Binding, check_port, run_server
 from metrics_service.db.engine import owner_connection
+from metrics_service.db.failures import driver_error
 from metrics_service.errors import MigrationError
 from metrics_service.logs import configure_logging
 from metrics_service.settings import Settings, load_settings
@@ -89,8 +90,10 @@ async def require_head(runtime_dsn: str) -> None:
                 text("SELECT public.schema_revision(:schema)"), {"schema": REGISTRY}
             )
     except DBAPIError as error:
-        cause = error.orig.__cause__ if error.orig else None
-        if isinstance(cause, (asyncpg.UndefinedFunctionError, asyncpg.InsufficientPrivilegeError)):
+        if isinstance(
+            driver_error(error),
+            (asyncpg.UndefinedFunctionError, asyncpg.InsufficientPrivilegeError),
+        ):
             raise MigrationError(
                 "the database is not initialised; run 'metrics-service db init'"
             ) from error

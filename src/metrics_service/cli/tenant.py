@@ -18,13 +18,8 @@ from metrics_service.errors import InvalidNameError
 from metrics_service.tenants import lifecycle
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.names import normalize_domain, validate_display_name, validate_slug
-from metrics_service.tenants.provision import (
-    PLANS,
-    NewTenant,
-    create_tenant,
-    get_tenant,
-    list_tenants,
-)
+from metrics_service.tenants.provision import PLANS, NewTenant, create_tenant
+from metrics_service.tenants.registry import get_tenant, list_tenants
 
 
 class Domain(msgspec.Struct, frozen=True):

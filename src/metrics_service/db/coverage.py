@@ -1,14 +1,11 @@
 """The coverage gate: what in the catalogs would leave a hole in the wall between tenants.
 
-Every row is a failure. Run after each migration, by `db check` and in readiness; the catalogs are
+Every row is a failure. Run after each migration and by `db check`; the catalogs are
 readable by every login, so it needs no rights.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 TABLES_AND_VIEWS = """
@@ -154,8 +151,3 @@ async def role_holes(connection: AsyncConnection, runtime_role: str) -> list[str
     """Name every hole that roles, functions and schema rights leave."""
     rows = await connection.exec_driver_sql(ROLES_AND_FUNCTIONS, (runtime_role,))
     return [f"{row.object}: {row.reason}" for row in rows]
-
-
-async def tables_without_wall(connection: asyncpg.Connection[Any]) -> int:
-    """Count holes over one asyncpg connection, for readiness."""
-    return len(await connection.fetch(TABLES_AND_VIEWS, None))

@@ -29,8 +29,8 @@ TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "58030"})
 BROKEN = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-def domain_error(error: BaseException) -> MetricsServiceError | None:
-    """The meaning of a database error, or None when it is a bug of ours."""
+def driver_error(error: BaseException) -> BaseException:
+    """What asyncpg said, whatever SQLAlchemy and the repositories put around it."""
     if isinstance(error.__cause__, DBAPIError):
         # The repositories have errors of their own around it.
         error = error.__cause__
@@ -39,6 +39,12 @@ def domain_error(error: BaseException) -> MetricsServiceError | None:
     if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:
         # The pool raises it bare when it cannot connect.
         error = error.__cause__
+    return error
+
+
+def domain_error(error: BaseException) -> MetricsServiceError | None:
+    """The meaning of a database error, or None when it is a bug of ours."""
+    error = driver_error(error)
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         # The schema was migrated under a prepared statement, which the driver has forgotten by now.
         return UnavailableError()

@@ -28,8 +28,8 @@ async def live() -> Health:
 
 @get(["/health/ready", "/health"], tags=["health"])
 async def ready(request: Request[Any, Any, Any]) -> Response[Health]:
-    """The process may take traffic: it is not draining, and its database answers and is current."""
-    is_ready = not request.app.state.is_draining and await _database_is_ready(request)
+    """The process may take traffic: its database answers and is current."""
+    is_ready = await _database_is_ready(request)
     return Response(
         Health("healthy" if is_ready else "unhealthy"), status_code=200 if is_ready else 503
     )

@@ -15,7 +15,8 @@ from metrics_service.http.problems import send_problem
 from metrics_service.http.throttle import FailureThrottle, InFlight, client_address
 from metrics_service.tenants.authenticate import KeyRing, Principal
 
-PROTECTED = ("/api/",)
+# Before the body is read: strangers cannot make a process hold what they send.
+PROTECTED = ("/api/", "/v1/")
 MAX_CREDENTIAL_LENGTH = 512
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 from litestar.connection import Request
 from litestar.di import NamedDependency
+from litestar.openapi.spec import Operation
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from metrics_service.db.pages import CursorSigner
@@ -19,7 +20,7 @@ from metrics_service.db.tenancy import (
     tenant_connection,
     tenant_session,
 )
-from metrics_service.errors import ForbiddenError
+from metrics_service.errors import ForbiddenError, InvalidQueryError
 from metrics_service.http.sealing import Sealer
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.tenants.authenticate import Principal
@@ -102,3 +103,6 @@ async def authorize(request: AnyRequest) -> None:
     scope = request.route_handler.opt["scope"]
     if scope is not None and not request.user.allows(scope):
         raise ForbiddenError(f"this key lacks the scope {scope}")
+    if request.scope["query_string"] and request.route_handler.operation_class is Operation:
+        # Those that take parameters are described by a class of their own, and name the wrong one.
+        raise InvalidQueryError("there are no parameters here")

@@ -25,8 +25,8 @@ HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 BATCH_PATHS = frozenset({"/api/v1/tool-metrics/batch", "/api/v1/sessions/batch"})
 JSON_TYPES = frozenset({"application/json"})
 LINE_TYPES = frozenset({"application/x-ndjson", "application/jsonl"})
-OTLP_PREFIXES = ("/v1/", "/i/")
-JSON_PREFIXES = ("/api/", "/operator/api/")
+OTLP_PREFIX = "/v1/"
+JSON_PREFIX = "/api/"
 
 _slashes = re.compile(r"//+")
 
@@ -40,7 +40,7 @@ def max_body_bytes(path: str) -> int:
     """The most bytes a body may have, as it arrives and after inflating."""
     if path in BATCH_PATHS:
         return MAX_BATCH_BYTES
-    return MAX_OTLP_BYTES if path.startswith(OTLP_PREFIXES) else MAX_BODY_BYTES
+    return MAX_OTLP_BYTES if path.startswith(OTLP_PREFIX) else MAX_BODY_BYTES
 
 
 def too_large(path: str) -> BodyTooLargeError:
@@ -48,8 +48,8 @@ def too_large(path: str) -> BodyTooLargeError:
 
 
 def takes_json(path: str) -> bool:
-    return path.startswith(JSON_PREFIXES)
+    return path.startswith(JSON_PREFIX)
 
 
 def is_otlp(path: str) -> bool:
-    return path.startswith(OTLP_PREFIXES)
+    return path.startswith(OTLP_PREFIX)

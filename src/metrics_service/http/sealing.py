@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from cryptography.fernet import Fernet
+from cryptography.fernet import Fernet, InvalidToken
+
+from metrics_service.errors import ConflictError
 
 
 class Sealer:
@@ -19,4 +21,10 @@ class Sealer:
         return self._fernet.encrypt(answer)
 
     def open(self, sealed: bytes) -> bytes:
-        return self._fernet.decrypt(sealed)
+        """Raises `ConflictError` when the secret is another one than when it was sealed."""
+        try:
+            return self._fernet.decrypt(sealed)
+        except InvalidToken:
+            raise ConflictError(
+                "the answer kept for this Idempotency-Key cannot be read any more; use another key"
+            ) from None

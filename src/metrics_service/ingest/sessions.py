@@ -85,7 +85,8 @@ ON CONFLICT (tenant_id, id) DO UPDATE SET
     branch = coalesce(excluded.branch, s.branch),
     team = coalesce(excluded.team, s.team),
     productivity_score = coalesce(excluded.productivity_score, s.productivity_score),
-    metadata = CASE WHEN excluded.metadata = '{}' THEN s.metadata ELSE excluded.metadata END,
+    -- Of what was stated: the row proposed for insertion has no null left to tell.
+    metadata = coalesce((SELECT t.metadata FROM stated t WHERE t.id = s.id), s.metadata),
     updated_at = now()
 RETURNING id, xmax = 0 AS is_new
 """

@@ -40,7 +40,7 @@ class ToolNames:
     async def admit(
         self, connection: ContextConnection, tenant_id: UUID, names: Iterable[str]
     ) -> set[str]:
-        """Register new names; return those that are too many, in alphabetical order of arrival.
+        """Register new names; in alphabetical order, and return those that are too many.
 
         Call `remember` with the others once the transaction is committed.
         """

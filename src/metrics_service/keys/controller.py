@@ -73,7 +73,7 @@ class KeyController(Controller):
     @delete("/{key_id:uuid}")
     async def delete_key(self, tx: NamedDependency[AsyncSession], key_id: FromPath[UUID]) -> None:
         """Revoke a key."""
-        if not await revoke_key(tx, key_id, now()):
+        if not await revoke_key(tx, key_id):
             raise NotFoundError("key", key_id)
 
 

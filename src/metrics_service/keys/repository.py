@@ -69,11 +69,9 @@ async def add_key(
     )
 
 
-async def revoke_key(tx: AsyncSession, key_id: UUID, at: datetime) -> bool:
-    """Let the key die at `at`; False when the tenant has no such key."""
-    found = await tx.scalar(
-        text("SELECT shared.revoke_api_key(:id, :at)"), {"id": key_id, "at": at}
-    )
+async def revoke_key(tx: AsyncSession, key_id: UUID) -> bool:
+    """Let the key die now; False when the tenant has no such key."""
+    found = await tx.scalar(text("SELECT shared.revoke_api_key(:id)"), {"id": key_id})
     return bool(found)
 
 

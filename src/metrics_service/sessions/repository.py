@@ -89,11 +89,6 @@ async def find_session(connection: ContextConnection, session_id: UUID) -> Sessi
     return session_view(row) if row is not None else None
 
 
-async def session_exists(connection: ContextConnection, session_id: UUID) -> bool:
-    found = await connection.fetchval("SELECT 1 FROM metrics_sessions WHERE id = $1", session_id)
-    return found is not None
-
-
 def session_view(row: Record) -> SessionView:
     (
         id_, agent, external_id, session_type, started_at, ended_at, user_id, user_email, user_name,

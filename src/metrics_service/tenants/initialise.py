@@ -11,7 +11,7 @@ from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import Login, create_roles
 from metrics_service.tenants.ledger import ledger
 from metrics_service.tenants.migrate import Outcome, Target
-from metrics_service.tenants.upgrade import upgrade_all
+from metrics_service.tenants.upgrade import upgrade_all, upgrade_registry
 
 
 def target_of(addresses: Addresses) -> Target:
@@ -29,12 +29,15 @@ async def initialise(addresses: Addresses, admin_dsn: str) -> list[str]:
         runtime=Login.of(addresses.runtime),
         migrator=Login.of(addresses.require_owner()),
     )
-    await upgrade_all(target_of(addresses), jobs=1)
+    await upgrade_registry(target_of(addresses))
     return notes
 
 
 async def prepare_embedded(addresses: Addresses, *, upgrade: bool) -> list[Outcome]:
-    """Initialise the embedded database if it is empty; on request bring it to head too."""
+    """Initialise the embedded database if it is empty; on request bring it to head too.
+
+    Returns what became of the schemas that were behind.
+    """
     if addresses.embedded is None:
         return []
     admin = addresses.embedded.dsn(SUPERUSER)

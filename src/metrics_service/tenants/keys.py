@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.db.roles import OWNER
 from metrics_service.errors import NotFoundError
-from metrics_service.tenants.provision import notify, record_action
+from metrics_service.tenants.registry import notify, record_action
 
 Scope = Literal["ingest", "read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = ("ingest", "read", "write", "admin")
@@ -131,11 +131,11 @@ async def revoke_key(connection: AsyncConnection, key_id: UUID, *, grace: timede
     row = await connection.execute(
         text(
             """
-            UPDATE public.api_keys SET revoked_at = least(revoked_at, CAST(:at AS timestamptz))
+            UPDATE public.api_keys SET revoked_at = least(revoked_at, now() + CAST(:grace AS interval))
             WHERE id = :id RETURNING tenant_id
             """
         ),
-        {"id": key_id, "at": datetime.now(UTC) + grace},
+        {"id": key_id, "grace": grace},
     )
     tenant_id: UUID | None = row.scalar_one_or_none()
     if tenant_id is None:

@@ -9,9 +9,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metrics_service.db.failures import driver_error
 from metrics_service.db.roles import OWNER
 from metrics_service.errors import ConflictError, NotFoundError, UnavailableError
-from metrics_service.tenants.provision import (
+from metrics_service.tenants.registry import (
     COLUMNS,
     Tenant,
     get_tenant,
@@ -100,7 +101,7 @@ async def delete(connection: AsyncConnection, name: str) -> Tenant:
             async with connection.begin():
                 await _drop(connection, tenant)
         except DBAPIError as error:
-            cause = error.orig.__cause__ if error.orig else None
+            cause = driver_error(error)
             if not isinstance(
                 cause, (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
             ):
@@ -120,21 +121,21 @@ async def _drop(connection: AsyncConnection, tenant: Tenant) -> None:
     await connection.execute(text("SET LOCAL lock_timeout = '3s'"))
     await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
     await connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-    for statement in (
-        "DELETE FROM public.tenant_domains WHERE tenant_id = :id",
-        "DELETE FROM public.api_keys WHERE tenant_id = :id",
-        """
-        UPDATE public.tenants
-        SET status = 'deleted', name = '', metadata = '{}', updated_at = now(),
-            slug = 'deleted-' || :key, domain = 'deleted-' || :key
-        WHERE id = :id
-        """,
-    ):
-        values = {"id": tenant.id, "key": schema.removeprefix("t_")}
+    for table in ("tenant_domains", "api_keys"):
         await connection.execute(
-            text(statement),
-            {name: value for name, value in values.items() if f":{name}" in statement},
+            text(f"DELETE FROM public.{table} WHERE tenant_id = :id"), {"id": tenant.id}
         )
+    await connection.execute(
+        text(
+            """
+            UPDATE public.tenants
+            SET status = 'deleted', name = '', metadata = '{}', updated_at = now(),
+                slug = 'deleted-' || :key, domain = 'deleted-' || :key
+            WHERE id = :id
+            """
+        ),
+        {"id": tenant.id, "key": schema.removeprefix("t_")},
+    )
     await connection.execute(
         text("DELETE FROM public.tenant_schemas WHERE schema_name = :schema"), {"schema": schema}
     )

@@ -12,11 +12,10 @@ import asyncpg
 import structlog
 
 from metrics_service.db.engine import CONNECT_TIMEOUT_S
-
-CHANNEL = "metrics_registry"
+from metrics_service.tenants.registry import CHANNEL
 
 # Revocation holds everywhere within two seconds, whatever happens to this connection: so it proves
-# every second that it is alive, and after two without proof nobody relies on it.
+# every second that it is alive, and soon after a missing proof nobody relies on it.
 HEARTBEAT_S = 1.0
 PROOF_LASTS_S = 1.5
 TTL_WHILE_HEARING_S = 60.0

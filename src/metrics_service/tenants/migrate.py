@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -15,9 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.db import coverage
 from metrics_service.db.engine import owner_connection
+from metrics_service.db.failures import driver_error
 from metrics_service.db.roles import OWNER
 from metrics_service.errors import MigrationError
 from metrics_service.tenants.ledger import has_ledger, record, revision_of
+from metrics_service.tenants.registry import notify
 from metrics_service.tenants.revisions import REGISTRY, history_of, steps_to
 from metrics_service.tenants.wall import wall_options
 
@@ -44,7 +47,11 @@ class Target(msgspec.Struct, frozen=True):
 
 
 async def migrate(
-    connection: AsyncConnection, schema: str, target: Target, *, tenant_ids: list[str] | None = None
+    connection: AsyncConnection,
+    schema: str,
+    target: Target,
+    *,
+    tenant_ids: list[UUID] | None = None,
 ) -> str | None:
     """Bring one schema to the target inside the caller's transaction; return its revision.
 
@@ -58,7 +65,9 @@ async def migrate(
     await connection.execute(text(f"SET LOCAL search_path = {path}"))
     current = await revision_of(connection, schema)
     if schema != REGISTRY:
-        options["tenant_ids"] = tenant_ids or await _tenant_ids(connection, schema)
+        options["tenant_ids"] = tenant_ids or await _ids_in(connection, schema)
+        if not options["tenant_ids"]:
+            raise MigrationError(f"schema {schema} belongs to no tenant")
         # Under FORCE a data migration without a tenant would touch no row, silently.
         await connection.execute(text(f"SET LOCAL app.tenant_id = '{options['tenant_ids'][0]}'"))
     steps = steps_to(history_of(schema), current, back=target.steps_back, to=target.to)
@@ -88,15 +97,12 @@ def _run(connection: Connection, steps: list[Script], options: dict[str, Any], b
                 ) from error
 
 
-async def _tenant_ids(connection: AsyncConnection, schema: str) -> list[str]:
+async def _ids_in(connection: AsyncConnection, schema: str) -> list[UUID]:
     found = await connection.execute(
-        text("SELECT id::text FROM public.tenants WHERE schema_name = :schema ORDER BY id"),
+        text("SELECT id FROM public.tenants WHERE schema_name = :schema ORDER BY id"),
         {"schema": schema},
     )
-    ids = list(found.scalars())
-    if not ids:
-        raise MigrationError(f"schema {schema} belongs to no tenant")
-    return ids
+    return list(found.scalars())
 
 
 async def migrate_alone(schema: str, target: Target) -> Outcome:
@@ -118,15 +124,8 @@ async def migrate_alone(schema: str, target: Target) -> Outcome:
 
 
 async def _tell_servers(connection: AsyncConnection, schema: str) -> None:
-    await connection.execute(
-        text(
-            """
-            SELECT pg_notify('metrics_registry', id::text) FROM public.tenants
-            WHERE schema_name = :schema
-            """
-        ),
-        {"schema": schema},
-    )
+    for tenant_id in await _ids_in(connection, schema):
+        await notify(connection, tenant_id)
 
 
 async def _failed(connection: AsyncConnection, schema: str, error: Exception) -> Outcome:
@@ -142,10 +141,10 @@ async def _failed(connection: AsyncConnection, schema: str, error: Exception) ->
 
 
 def _sqlstate(error: Exception) -> str | None:
-    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
+    cause = driver_error(error)
     return cause.sqlstate if isinstance(cause, asyncpg.PostgresError) else None
 
 
 def first_line(error: Exception) -> str:
-    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else error
+    cause = driver_error(error)
     return (str(cause).splitlines() or [type(cause).__name__])[0][:500]

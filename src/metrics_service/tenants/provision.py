@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metrics_service.db.failures import driver_error
 from metrics_service.db.roles import BACKUP, OWNER, TENANTS
-from metrics_service.errors import ConflictError, InvalidNameError, NotFoundError
+from metrics_service.errors import ConflictError, InvalidNameError
 from metrics_service.tenants.migrate import Target, migrate
 from metrics_service.tenants.names import normalize_domain, validate_display_name, validate_slug
+from metrics_service.tenants.registry import COLUMNS, Tenant, notify, record_action, tenant_of
 
 Plan = Literal["basic", "pro", "enterprise"]
 PLANS: tuple[Plan, ...] = ("basic", "pro", "enterprise")
@@ -24,22 +26,6 @@ PLANS: tuple[Plan, ...] = ("basic", "pro", "enterprise")
 STATEMENT_TIMEOUT_MS: dict[Plan, int] = {"basic": 10_000, "pro": 20_000, "enterprise": 30_000}
 
 UNIQUE_VIOLATIONS = {"23505", "42710", "42P06"}
-
-
-class Tenant(msgspec.Struct, frozen=True):
-    """A tenant as operators see it."""
-
-    id: UUID
-    slug: str
-    name: str
-    domain: str
-    schema_name: str
-    subscription_plan: str
-    status: str
-
-
-# In the order of the struct.
-COLUMNS = "id, slug, name, domain, schema_name, subscription_plan, status"
 
 
 class NewTenant(msgspec.Struct, frozen=True):
@@ -81,7 +67,7 @@ async def create_tenant(connection: AsyncConnection, new: NewTenant, target: Tar
         async with connection.begin():
             return await _create(connection, new, target)
     except DBAPIError as error:
-        cause = error.orig.__cause__ if error.orig else None
+        cause = driver_error(error)
         if isinstance(cause, asyncpg.PostgresError) and cause.sqlstate in UNIQUE_VIOLATIONS:
             raise ConflictError(f"slug {new.slug} or domain {new.domain} is taken") from error
         raise
@@ -107,7 +93,7 @@ async def _create(connection: AsyncConnection, new: NewTenant, target: Target) -
     await connection.execute(text(f"GRANT {schema} TO {runtime}{options}"))
     await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
     await connection.execute(text(f"CREATE SCHEMA {schema}"))
-    await migrate(connection, schema, target, tenant_ids=[str(tenant_id)])
+    await migrate(connection, schema, target, tenant_ids=[tenant_id])
     await connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
     await _let_backup_in(connection, schema)
     return await _register(connection, tenant_id, schema, new)
@@ -169,68 +155,3 @@ async def _register(
     await record_action(connection, "tenant create", tenant_id)
     await notify(connection, tenant_id)
     return tenant
-
-
-def tenant_of(row: Row[Any]) -> Tenant:
-    columns: list[Any] = list(row)
-    return Tenant(*columns)
-
-
-async def find_tenant(connection: AsyncConnection, name: str) -> Tenant | None:
-    """Find by slug, domain or id; a deleted tenant is not found."""
-    row = (
-        await connection.execute(
-            text(
-                f"""
-                SELECT {COLUMNS} FROM public.tenants t
-                WHERE status <> 'deleted'
-                  AND (slug = :name OR id::text = :name OR id =
-                       (SELECT tenant_id FROM public.tenant_domains WHERE host = :name))
-                ORDER BY slug = :name DESC LIMIT 1
-                """
-            ),
-            {"name": name.lower().rstrip(".")},
-        )
-    ).one_or_none()
-    return tenant_of(row) if row is not None else None
-
-
-async def get_tenant(connection: AsyncConnection, name: str) -> Tenant:
-    """As `find_tenant`; raises `NotFoundError`."""
-    tenant = await find_tenant(connection, name)
-    if tenant is None:
-        raise NotFoundError("tenant", name)
-    return tenant
-
-
-async def list_tenants(connection: AsyncConnection) -> list[Tenant]:
-    rows = await connection.execute(
-        text(f"SELECT {COLUMNS} FROM public.tenants WHERE status <> 'deleted' ORDER BY slug")
-    )
-    return [tenant_of(row) for row in rows]
-
-
-async def record_action(
-    connection: AsyncConnection, action: str, tenant_id: UUID, **detail: str
-) -> None:
-    """Write what an operator did into the registry's audit."""
-    await connection.execute(
-        text(
-            """
-            INSERT INTO public.operator_audit (action, tenant_id, detail)
-            VALUES (:action, :tenant_id, CAST(:detail AS jsonb))
-            """
-        ),
-        {
-            "action": action,
-            "tenant_id": tenant_id,
-            "detail": msgspec.json.encode(detail).decode(),
-        },
-    )
-
-
-async def notify(connection: AsyncConnection, tenant_id: UUID) -> None:
-    """Tell every serving process, on commit, to forget what it knows of this tenant."""
-    await connection.execute(
-        text("SELECT pg_notify('metrics_registry', :id)"), {"id": str(tenant_id)}
-    )

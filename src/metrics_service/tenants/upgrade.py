@@ -6,8 +6,8 @@ Alembic's `op` is global to a process, so several schemas at a time means severa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
 from sqlalchemy import text
@@ -33,9 +33,7 @@ async def upgrade_all(
     Raises `MigrationError` when the registry itself cannot be upgraded.
     """
     async with owner_connection(target.owner_dsn) as lock, one_at_a_time(lock):
-        registry = await migrate_alone(REGISTRY, target)
-        if registry.error is not None:
-            raise MigrationError(f"the registry: {registry.error}")
+        registry = await _upgrade_registry(target)
         async with lock.begin():
             states = await ledger(lock)
         todo = [
@@ -50,6 +48,19 @@ async def upgrade_all(
                 on_outcome(outcome, len(todo) + 1)
                 outcomes.append(outcome)
         return outcomes
+
+
+async def upgrade_registry(target: Target) -> None:
+    """Bring the registry alone to head. Raises `MigrationError`."""
+    async with owner_connection(target.owner_dsn) as lock, one_at_a_time(lock):
+        await _upgrade_registry(target)
+
+
+async def _upgrade_registry(target: Target) -> Outcome:
+    registry = await migrate_alone(REGISTRY, target)
+    if registry.error is not None:
+        raise MigrationError(f"the registry: {registry.error}")
+    return registry
 
 
 async def downgrade(target: Target, schemas: list[str]) -> list[Outcome]:
@@ -72,21 +83,14 @@ def _in_process(target: Target, schema: str) -> Outcome:
     return asyncio.run(migrate_alone(schema, target))
 
 
-class one_at_a_time:  # noqa: N801  # reads as the words of a sentence where it is used
-    """Holds the session lock of migrations on a connection that does nothing else."""
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self.connection = connection
-
-    async def __aenter__(self) -> None:
-        await self.connection.execute(
-            text("SELECT pg_advisory_lock(hashtextextended('migrate', 0))")
-        )
-        await self.connection.commit()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.connection.rollback()
-        await self.connection.execute(
-            text("SELECT pg_advisory_unlock(hashtextextended('migrate', 0))")
-        )
-        await self.connection.commit()
+@asynccontextmanager
+async def one_at_a_time(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Hold the session lock of migrations on a connection that does nothing else meanwhile."""
+    await connection.execute(text("SELECT pg_advisory_lock(hashtextextended('migrate', 0))"))
+    await connection.commit()
+    try:
+        yield
+    finally:
+        await connection.rollback()
+        await connection.execute(text("SELECT pg_advisory_unlock(hashtextextended('migrate', 0))"))
+        await connection.commit()

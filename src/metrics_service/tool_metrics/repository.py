@@ -16,11 +16,15 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.tool_metrics.schemas import ToolMetricQuery, ToolMetricView, ToolSummaryRow
 
 COLUMNS = """
-    f.id, f.session_id, f.agent, f.user_id, u.email AS user_email, f.tool_name, f.tool_category,
+    f.id, f.session_id, s.external_id AS external_session_id, f.agent, f.user_id, u.email AS user_email, f.tool_name, f.tool_category,
     f.started_at, f.duration_ms, f.wait_ms, f.status, f.error_type, f.cpu_ms, f.memory_bytes,
     f.input_bytes, f.output_bytes, coalesce(f.metadata::text, '{}') AS metadata, f.received_at
 """
-TABLES = "tool_metrics f LEFT JOIN users u ON u.tenant_id = f.tenant_id AND u.id = f.user_id"
+TABLES = """
+    tool_metrics f
+    LEFT JOIN users u ON u.tenant_id = f.tenant_id AND u.id = f.user_id
+    LEFT JOIN metrics_sessions s ON s.tenant_id = f.tenant_id AND s.id = f.session_id
+"""
 
 # Nearest rank, as the contract has it: a percentile is a duration that really occurred.
 MEASURES = """

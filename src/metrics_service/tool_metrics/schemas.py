@@ -20,6 +20,7 @@ class ToolMetricView(msgspec.Struct, frozen=True):
 
     id: UUID
     session_id: UUID | None
+    external_session_id: str | None
     agent: str | None
     user_id: UUID | None
     user_email: str | None

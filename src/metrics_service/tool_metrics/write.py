@@ -14,11 +14,10 @@ async def store_batch(
     """One transaction: all of the batch, or with `on_error=skip` all that is valid of it."""
     batch.settle(query)
     tool_names = caller.database.tool_names
-    names = {item.tool_name for item in batch.items}
     async with caller.writing() as connection:
         batch.reject(await admit_facts(connection, caller.tenant_id, batch.items, tool_names))
         batch.settle(query)
+        names = {item.tool_name for item in batch.items}
         receipt = await write_facts(connection, caller.tenant_id, batch.items)
-    if not batch.errors:
-        tool_names.remember(caller.tenant_id, names)
+    tool_names.remember(caller.tenant_id, names)
     return batch.receipt(query, inserted=receipt.inserted, duplicates=receipt.duplicates)
