@@ -59,6 +59,7 @@ class Log(msgspec.Struct):
     broken: int = 0
     acknowledged: int = 0
     strange: list[str] = msgspec.field(default_factory=list)
+    last_refusal: str = ""
 
 
 def new_batch(chance: random.Random) -> Sent:
@@ -149,6 +150,7 @@ async def send(client: httpx.AsyncClient, batch: Sent, log: Log) -> dict | None:
         batch.is_acknowledged = True
         log.acknowledged += 1
         return receipt
+    log.last_refusal = answer.text
     if answer.status_code not in TRY_AGAIN:
         log.strange.append(f"{answer.status_code}: {answer.text[:200]}")
     return None
@@ -174,11 +176,27 @@ async def keep_sending(client: httpx.AsyncClient, log: Log, seed: int) -> None:
         await asyncio.sleep(0.02 + chance.random() * 0.08)
 
 
-async def until_acknowledged(log: Log, service: Service) -> None:
+async def state_of(server: EmbeddedServer) -> str:
+    """What PostgreSQL itself says, for whoever reads why a test failed."""
+    try:
+        connection = await asyncpg.connect(server.dsn(SUPERUSER), timeout=5)
+    except (OSError, asyncpg.PostgresError, TimeoutError) as error:
+        return repr(error)
+    try:
+        rows = await connection.fetch(
+            "SELECT usename, state, wait_event, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3"
+        )
+    finally:
+        await connection.close()
+    return str([tuple(row) for row in rows])
+
+
+async def until_acknowledged(log: Log, service: Service, server: EmbeddedServer) -> None:
     """Wait for the next answer that says it is stored, and look after the server meanwhile."""
     before, give_up_at = log.acknowledged, time.monotonic() + PATIENCE_S
     while log.acknowledged == before:
-        assert time.monotonic() < give_up_at, log.statuses
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"{log.statuses} {log.last_refusal} {await state_of(server)}")
         service.keep_up()
         await asyncio.sleep(0.01)
 
@@ -264,14 +282,14 @@ async def test_what_was_acknowledged_is_there_exactly_once_whoever_was_killed(ow
     async with service_of(own_postgres) as (service, client, schema):
         writers = [asyncio.create_task(keep_sending(client, log, seed)) for seed in range(WRITERS)]
         for victim in victims:
-            await until_acknowledged(log, service)
+            await until_acknowledged(log, service, own_postgres)
             await asyncio.sleep(chance.random() * 0.4)
             if victim == "postgres":
                 await asyncio.to_thread(kill_postgres, own_postgres, chance)
             else:
                 await asyncio.to_thread(service.kill)
                 service.start()
-        await until_acknowledged(log, service)
+        await until_acknowledged(log, service, own_postgres)
         for writer in writers:
             writer.cancel()
         ended = await asyncio.gather(*writers, return_exceptions=True)
