@@ -36,7 +36,8 @@ from metrics_service.tenants.provision import NewTenant, create_tenant
 ROUNDS_OF_THE_SERVER = 13
 ROUNDS_OF_POSTGRES = 8
 WRITERS = 4
-PATIENCE_S = 40
+# An embedded server that does not come up is given two minutes before it is started anew.
+PATIENCE_S = 150
 # What a client may be told while something is down: each says that it should try again.
 TRY_AGAIN = {429, 502, 503, 504}
 
