@@ -24,6 +24,16 @@ class MalformedRequestError(MetricsServiceError):
     """The request cannot be read: broken encoding, JSON, host, parameter."""
 
 
+class BodyBrokenOffError(MalformedRequestError):
+    """The client left before its body was complete, or framed it so that it has no end.
+
+    The server does not say which, so there is an answer, for whoever is there to read it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the body broke off")
+
+
 class InvalidQueryError(MalformedRequestError):
     """A query parameter is unknown or has a value outside its range."""
 

@@ -18,6 +18,7 @@ from litestar.types import (
 )
 
 from metrics_service.errors import (
+    BodyBrokenOffError,
     BodyTooLargeError,
     MetricsServiceError,
     RequestTimeoutError,
@@ -35,10 +36,6 @@ _TURN_BYTES = 1 * limits.MIB
 _REPLACED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
-class _ClientGoneError(Exception):
-    """The client left before its body was complete; there is nobody to answer."""
-
-
 class BodyGuard:
     """Middleware: no connection is held and nothing is parsed while a body is still arriving."""
 
@@ -52,9 +49,7 @@ class BodyGuard:
             return
         try:
             body = await read_body(scope, receive, patience_s=self._patience_s)
-        except _ClientGoneError:
-            return
-        except (RequestTimeoutError, BodyTooLargeError) as error:
+        except (BodyBrokenOffError, RequestTimeoutError, BodyTooLargeError) as error:
             # The rest of the body may still be on its way: nothing after it can be a request.
             await send_problem(error, scope, adding(send, _CLOSE))
             return
@@ -138,7 +133,7 @@ async def _next(receive: Receive, deadline: float) -> HTTPRequestEvent:
     except TimeoutError:
         raise RequestTimeoutError("the body stopped arriving") from None
     if message["type"] != "http.request":
-        raise _ClientGoneError
+        raise BodyBrokenOffError
     return message
 
 

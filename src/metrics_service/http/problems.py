@@ -12,6 +12,7 @@ from metrics_service.errors import FieldError, MetricsServiceError
 
 STATUS_OF: dict[type[MetricsServiceError], int] = {
     errors.MalformedRequestError: 400,
+    errors.BodyBrokenOffError: 400,
     errors.InvalidQueryError: 400,
     errors.InvalidCursorError: 400,
     errors.UnauthenticatedError: 401,
