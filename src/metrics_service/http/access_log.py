@@ -66,6 +66,9 @@ class AccessLog:
         status = exchange.status or CLIENT_GONE
         tenant_id = scope["state"].get("tenant_id")
         log = self._log.warning if status >= 500 else self._log.info
+        if exchange.path in limits.HEALTH_PATHS and status < 500:
+            # Asked every few seconds by whoever looks after the process.
+            log = self._log.debug
         log(
             "request",
             method=exchange.method,
