@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
+from asyncpg import Record
 from msgspec import Meta
 
 from metrics_service.db.pages import Position
@@ -74,6 +76,12 @@ def fact_where(query: FactQuery, *, session_id: UUID | None = None) -> Where:
         if value is not None and name in FACT_FILTERS:
             where.add(FACT_FILTERS[name], value)
     return where
+
+
+def position_of(sort: str) -> Callable[[Record], Position]:
+    """Where a row stands in a list that is sorted so."""
+    column = sort.lstrip("-")
+    return lambda row: Position(row[column], row["id"])
 
 
 def keyset(where: Where, alias: str, sort: str, after: Position | None) -> str:

@@ -114,7 +114,7 @@ async def admit_facts(
     refused = {}
     if unknown := named - (await find_named(connection, named)).keys():
         refused = {
-            place: FieldError("there is no such session", field="session_id", index=place)
+            place: FieldError("there is no such session", field="session_id")
             for place, fact in enumerate(facts)
             if fact.session_id in unknown
         }
@@ -128,7 +128,7 @@ async def admit_facts(
         reason = f"a tenant has at most {MAX_TOOL_NAMES} distinct tool names"
         for place, fact in enumerate(cast("Sequence[Fact]", facts)):
             if isinstance(fact, ToolMetricRecord) and fact.tool_name in too_many:
-                refused.setdefault(place, FieldError(reason, field="tool_name", index=place))
+                refused.setdefault(place, FieldError(reason, field="tool_name"))
     return refused
 
 
@@ -285,7 +285,7 @@ async def admit_sessions(
         connection, {record.user_id for record in records if record.user_id is not None}
     )
     return {
-        place: FieldError("there is no such user", field="user_id", index=place)
+        place: FieldError("there is no such user", field="user_id")
         for place, record in enumerate(records)
         if record.user_id in unknown
     }

@@ -8,6 +8,7 @@ from litestar import Controller, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
 from metrics_service.db.summaries import SummaryMeta, SummaryQuery
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
@@ -18,7 +19,6 @@ from metrics_service.model_calls.repository import (
     GROUPS,
     count_model_calls,
     fetch_model_calls,
-    model_call_position,
     model_call_view,
     summarise_model_calls,
 )
@@ -84,6 +84,6 @@ async def _page(
                 connection, query, session_id=session_id, after=after, limit=limit, offset=offset
             ),
             count=lambda: count_model_calls(connection, query, session_id=session_id),
-            position=model_call_position,
+            position=position_of(query.sort),
             view=model_call_view,
         )

@@ -69,10 +69,6 @@ def model_call_view(row: Record) -> ModelCallView:
     return ModelCallView(*row)
 
 
-def model_call_position(row: Record) -> Position:
-    return Position(row["started_at"], row["id"])
-
-
 async def summarise_model_calls(
     connection: ContextConnection, query: SummaryQuery
 ) -> list[ModelSummaryRow]:

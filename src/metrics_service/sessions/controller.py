@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
+from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
 from metrics_service.errors import NotFoundError
 from metrics_service.http.batches import (
@@ -28,7 +29,6 @@ from metrics_service.sessions.repository import (
     count_sessions,
     delete_session,
     fetch_sessions,
-    position_of,
     session_view,
 )
 from metrics_service.sessions.schemas import (
@@ -78,7 +78,7 @@ class MetricsSessionController(Controller):
                     connection, query, after=after, limit=limit, offset=offset
                 ),
                 count=lambda: count_sessions(connection, query),
-                position=position_of(query),
+                position=position_of(query.sort),
                 view=session_view,
             )
 

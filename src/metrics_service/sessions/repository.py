@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -77,11 +76,6 @@ async def count_sessions(connection: ContextConnection, query: SessionQuery) -> 
     return int(
         await connection.fetchval(f"SELECT count(*) FROM metrics_sessions s {where}", *where.values)
     )
-
-
-def position_of(query: SessionQuery) -> Any:
-    column = query.sort.lstrip("-")
-    return lambda row: Position(row[column], row["id"])
 
 
 async def find_session(connection: ContextConnection, session_id: UUID) -> SessionView | None:

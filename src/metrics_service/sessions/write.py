@@ -23,7 +23,7 @@ async def state_session(caller: Caller, record: SessionRecord) -> tuple[SessionV
     async with caller.writing() as connection:
         refused = await admit_sessions(connection, [record])
         if refused:
-            raise InvalidBodyError([FieldError(e.reason, field=e.field) for e in refused.values()])
+            raise InvalidBodyError(list(refused.values()))
         known = await write_sessions(connection, caller.tenant_id, [record])
         session_id = session_id_of(caller.tenant_id, record.agent, record.external_id)
         view = await get_session(connection, session_id)

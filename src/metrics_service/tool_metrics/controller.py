@@ -8,6 +8,7 @@ from litestar import Controller, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
 from metrics_service.db.summaries import SummaryMeta, SummaryQuery
 from metrics_service.http.batches import BatchDecoder, BatchQuery, BatchReceipt, batch_operation
@@ -22,7 +23,6 @@ from metrics_service.tool_metrics.repository import (
     count_tool_metrics,
     fetch_tool_metrics,
     summarise_tool_metrics,
-    tool_metric_position,
     tool_metric_view,
 )
 from metrics_service.tool_metrics.schemas import (
@@ -114,6 +114,6 @@ async def _page(
                 connection, query, session_id=session_id, after=after, limit=limit, offset=offset
             ),
             count=lambda: count_tool_metrics(connection, query, session_id=session_id),
-            position=tool_metric_position,
+            position=position_of(query.sort),
             view=tool_metric_view,
         )

@@ -16,9 +16,10 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.tool_metrics.schemas import ToolMetricQuery, ToolMetricView, ToolSummaryRow
 
 COLUMNS = """
-    f.id, f.session_id, s.external_id AS external_session_id, f.agent, f.user_id, u.email AS user_email, f.tool_name, f.tool_category,
-    f.started_at, f.duration_ms, f.wait_ms, f.status, f.error_type, f.cpu_ms, f.memory_bytes,
-    f.input_bytes, f.output_bytes, coalesce(f.metadata::text, '{}') AS metadata, f.received_at
+    f.id, f.session_id, s.external_id AS external_session_id, f.agent, f.user_id,
+    u.email AS user_email, f.tool_name, f.tool_category, f.started_at, f.duration_ms, f.wait_ms,
+    f.status, f.error_type, f.cpu_ms, f.memory_bytes, f.input_bytes, f.output_bytes,
+    coalesce(f.metadata::text, '{}') AS metadata, f.received_at
 """
 TABLES = """
     tool_metrics f
@@ -75,10 +76,6 @@ def tool_metric_view(row: Record) -> ToolMetricView:
     # PostgreSQL's text goes into the answer as it is.
     columns[METADATA] = msgspec.Raw(columns[METADATA].encode())
     return ToolMetricView(*columns)
-
-
-def tool_metric_position(row: Record) -> Position:
-    return Position(row["started_at"], row["id"])
 
 
 async def summarise_tool_metrics(
