@@ -163,13 +163,13 @@ def runs(
     """All of them on one server, as many at a time as there are processors."""
     admin_dsn = admin_url("postgres")
 
-    def prove(name: str, mutation: Mutation) -> tuple[int, str]:
-        directory = copied(tmp_path_factory.mktemp("copy"), mutation)
-        return run(directory, mutation.noticed_by, admin_dsn)
+    def prove(empty: Path, mutation: Mutation) -> tuple[int, str]:
+        return run(copied(empty, mutation), mutation.noticed_by, admin_dsn)
 
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         yield {
-            name: pool.submit(prove, name, mutation)
+            # Directories are made here: two threads that number theirs at once take the same.
+            name: pool.submit(prove, tmp_path_factory.mktemp("copy"), mutation)
             for name, mutation in {"nothing": NOTHING, **MUTATIONS}.items()
         }
 
