@@ -1,0 +1,192 @@
+"""What one signal says about a call, and the one row that follows from what all of them say.
+
+A tool call may be told of by a decision, a result, a span and the spans inside it, a model call by a
+log record and a span; in any order, twice, in several requests. Each teller has a `part` of its own.
+Parts are joined by name, a row is a pure function of its parts: so any order gives the same row.
+
+Field names are the columns' of `tool_metrics` and `model_calls`. Durations are milliseconds, money
+micro-USD, times aware datetimes in UTC; None means not reported, never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+LOGS = "logs"
+TRACES = "traces"
+METRICS = "metrics"
+
+RANK_INNER = 1
+"""A span inside the span of the same call: counts where nothing better tells of the session's calls."""
+RANK_SPAN = 2
+"""A span that shares no name with the log record of the same call."""
+RANK_SURE = 3
+"""A log record, or a span that meets its log record in one row: always counts."""
+
+
+class ToolPart(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What one signal says about a tool call."""
+
+    tool_name: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_ms: float | None = None
+    """The run alone, without the human's waiting time."""
+    wait_ms: float | None = None
+    """The human's waiting time."""
+    total_ms: float | None = None
+    status: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    decision: str | None = None
+    decision_mode: str | None = None
+    decision_raw: str | None = None
+    decision_source_raw: str | None = None
+    external_call_id: str | None = None
+    turn_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    tool_kind: str | None = None
+    tool_category: str | None = None
+    mcp_server: str | None = None
+    mcp_tool: str | None = None
+    skill_name: str | None = None
+    subagent_type: str | None = None
+    agent_instance_id: str | None = None
+    parent_agent_instance_id: str | None = None
+    input_bytes: int | None = None
+    output_bytes: int | None = None
+    output_tokens_approx: int | None = None
+    arguments: str | None = None
+    result: str | None = None
+    lines_added: int | None = None
+    lines_removed: int | None = None
+    language: str | None = None
+    git_commit_id: str | None = None
+    model: str | None = None
+    exit_code: int | None = None
+    extra: dict[str, Any] | None = None
+    """Attributes that have no column."""
+
+
+class ModelPart(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What one signal says about a request to a language model.
+
+    `input_tokens` is the total with cache, `output_tokens` the total with reasoning.
+    """
+
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_ms: float | None = None
+    ttft_ms: float | None = None
+    status: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    http_status: int | None = None
+    attempts: int | None = None
+    finish_reasons: list[str] | None = None
+    request_id: str | None = None
+    client_request_id: str | None = None
+    turn_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    provider: str | None = None
+    request_model: str | None = None
+    response_model: str | None = None
+    operation: str | None = None
+    input_tokens: int | None = None
+    input_uncached_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    tool_prompt_tokens: int | None = None
+    total_tokens_reported: int | None = None
+    cost_usd_micros: int | None = None
+    """As the client reported it; an estimate is made of the whole row."""
+    billing_units: float | None = None
+    billing_unit_kind: str | None = None
+    query_source: str | None = None
+    agent_name: str | None = None
+    agent_instance_id: str | None = None
+    skill_name: str | None = None
+    plugin_name: str | None = None
+    mcp_server: str | None = None
+    mcp_tool: str | None = None
+    effort: str | None = None
+    speed: str | None = None
+    service_tier: str | None = None
+    extra: dict[str, Any] | None = None
+
+
+Part = ToolPart | ModelPart
+PartT = TypeVar("PartT", ToolPart, ModelPart)
+
+# The parts of a call, the most trusted first.
+RESULT, EXECUTION, SPAN, DECISION, WAIT = "result", "execution", "span", "decision", "wait"
+ORDER = (RESULT, EXECUTION, SPAN, DECISION, WAIT)
+LOG_PARTS = frozenset({RESULT, DECISION})
+
+_BY_DECISION = (DECISION, RESULT, WAIT, EXECUTION, SPAN)
+_OTHER_ORDER: Mapping[str, tuple[str, ...]] = {
+    "decision": _BY_DECISION,
+    "decision_mode": _BY_DECISION,
+    "decision_raw": _BY_DECISION,
+    "decision_source_raw": _BY_DECISION,
+}
+_PLACES: dict[type[Part], list[tuple[str, tuple[str, ...]]]] = {
+    kind: [(name, _OTHER_ORDER.get(name, ORDER)) for name in kind.__struct_fields__]
+    for kind in (ToolPart, ModelPart)
+}
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def join_parts(mine: dict[str, PartT], others: Mapping[str, PartT]) -> bool:
+    """Add `others` to `mine`; say whether that changed anything.
+
+    When one teller said two different things, the same one wins whichever comes first.
+    """
+    has_changed = False
+    for name, part in others.items():
+        known = mine.get(name)
+        if known is None or (known != part and _standing(part) < _standing(known)):
+            mine[name] = part
+            has_changed = True
+    return has_changed
+
+
+def _standing(part: Part) -> tuple[float, bytes]:
+    at = part.started_at or part.ended_at
+    return (at.timestamp() if at is not None else 0.0, _encode(part))
+
+
+def resolve(parts: Mapping[str, PartT]) -> PartT:
+    """The row that follows from the parts: each value from the most trusted that has it."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    kind = type(next(iter(parts.values())))
+    values: dict[str, Any] = {}
+    for name, order in _PLACES[kind]:
+        for teller in order:
+            part = parts.get(teller)
+            if part is not None and (value := getattr(part, name)) is not None:
+                values[name] = value
+                break
+    extras = [parts[name].extra for name in reversed(ORDER) if name in parts]
+    if extra := {name: value for given in extras if given for name, value in given.items()}:
+        values["extra"] = extra
+    return kind(**values)
+
+
+def signal_of(parts: Mapping[str, Part]) -> str:
+    """The signals that told of a call: `logs`, `traces` or `logs+traces`."""
+    in_logs = not LOG_PARTS.isdisjoint(parts)
+    in_traces = not LOG_PARTS.issuperset(parts)
+    return f"{LOGS}+{TRACES}" if in_logs and in_traces else LOGS if in_logs else TRACES

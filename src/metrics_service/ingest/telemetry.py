@@ -1,0 +1,281 @@
+"""What one request of telemetry says, in our words: sessions, calls, points and events.
+
+Mappers fill a `Telemetry`, the write path stores it. The same item always gives the same ids, however
+it was encoded, split or ordered, so that it can meet itself in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, Generic, Literal
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.ingest.parts import (
+    LOGS,
+    RANK_SURE,
+    ModelPart,
+    PartT,
+    ToolPart,
+    join_parts,
+)
+from metrics_service.ingest.records import session_id_of
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Instrument = Literal["sum", "gauge", "histogram", "exponential_histogram", "summary"]
+Counted = Literal["prompt_count", "turn_count", "compactions"]
+Key = str | tuple[str, str]
+"""A name within the session, or the trace and span ids of what has no other name."""
+
+# Who did it, the best claim first; with an IdP behind a gateway `user.id` ranks with the account.
+CLAIMS = (
+    "key",
+    "user.email",
+    "enduser.id",
+    "user.account_uuid",
+    "user.account_id",
+    "gen_ai.user.id",
+    "cursor.user.id",
+    "ai.telemetry.metadata.userId",
+    "enduser.pseudo.id",
+    "user.id",
+    "installation.id",
+)
+CLAIM_RANK = {kind: rank for rank, kind in enumerate(CLAIMS)}
+
+
+def instant(time_ns: int) -> datetime:
+    """The moment that nanoseconds since 1970 name, to the microsecond."""
+    return EPOCH + timedelta(microseconds=time_ns // 1000)
+
+
+class SessionPart(msgspec.Struct, kw_only=True):
+    """What a request says about one session: when it was, and columns with when they were said."""
+
+    id: UUID
+    agent: str
+    external_id: str
+    first_ns: int
+    last_ns: int
+    said: dict[str, tuple[int, Any]] = msgspec.field(default_factory=dict)
+    """By column, `@` and a claim's name, or `#` and a resource attribute: the last word, and when."""
+    signals: set[str] = msgspec.field(default_factory=set)
+    last_by_source: dict[bytes, int] = msgspec.field(default_factory=dict)
+    """When each resource last spoke; by its digest."""
+    trace_id: str | None = None
+    """Set where no item named a session: what happened in one trace, until a session claims it."""
+
+    def see(self, time_ns: int, signal: str) -> None:
+        """Note that something happened in the session."""
+        if time_ns < self.first_ns:
+            self.first_ns = time_ns
+        if time_ns > self.last_ns:
+            self.last_ns = time_ns
+        self.signals.add(signal)
+
+    def say(self, column: str, value: Any, time_ns: int) -> None:
+        """Give a column a value; what was said last wins, and a tie falls the same way always."""
+        if value is None:
+            return
+        known = self.said.get(column)
+        if known is None or (time_ns, str(value)) > (known[0], str(known[1])):
+            self.said[column] = (time_ns, value)
+
+
+class Call(msgspec.Struct, Generic[PartT]):
+    """One call as far as this request knows it."""
+
+    session: SessionPart | None
+    agent: str
+    rank: int
+    parts: dict[str, PartT]
+
+
+class EventRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Something that happened and is neither a tool call nor a model call."""
+
+    kind: str
+    name: str
+    occurred_at: datetime
+    duration_ms: float | None = None
+    turn_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    severity: int | None = None
+    signal: str = LOGS
+    attributes: dict[str, Any] | None = None
+    content: str | None = None
+
+
+class Event(msgspec.Struct):
+    session: SessionPart | None
+    agent: str
+    record: EventRecord
+    counts: Counted | None
+    """The session's count that the event adds to when it is new."""
+
+
+class Point(msgspec.Struct, kw_only=True):
+    """One data point of a metric, not yet a delta; times in nanoseconds, 0 is unknown."""
+
+    session: SessionPart | None
+    agent: str
+    metric: str
+    instrument: Instrument
+    is_monotonic: bool
+    is_cumulative: bool
+    stream: bytes
+    """Digest of resource, scope, metric and attributes: the identity of its stream."""
+    start_ns: int
+    time_ns: int
+    value: float | None = None
+    """Of a sum or gauge its value, else the sum of what was measured."""
+    count: int | None = None
+    bounds: list[float] | None = None
+    buckets: list[int] | None = None
+    kind: str | None = None
+    unit: str | None = None
+    model: str | None = None
+    tool_name: str | None = None
+    language: str | None = None
+    status: str | None = None
+    attributes: dict[str, Any] | None = None
+
+
+class Telemetry:
+    """Everything that one request says about one tenant; mappers add to it, ingest stores it."""
+
+    def __init__(self, tenant_id: UUID, *, keeps_content: bool = False) -> None:
+        self.tenant_id = tenant_id
+        self.keeps_content = keeps_content
+        """Whether the tenant allows prompts, arguments and outputs to be stored."""
+        self.sessions: dict[tuple[str, str], SessionPart] = {}
+        self.tools: dict[int, Call[ToolPart]] = {}
+        self.models: dict[int, Call[ModelPart]] = {}
+        self.events: dict[int, Event] = {}
+        self.points: list[Point] = []
+        self.traces: dict[str, SessionPart] = {}
+        """The sessions that traces belong to, as far as items said so."""
+        self.spans: dict[int, int] = {}
+        """The tool calls of spans that may have spans inside which know no other name."""
+        self.inside: dict[int, dict[str, ToolPart]] = {}
+        """Parts that only name the span around them."""
+
+    def session(self, agent: str, external_id: str, time_ns: int, signal: str) -> SessionPart:
+        """The session that `agent` calls `external_id`, seen at `time_ns`."""
+        session = self.sessions.get((agent, external_id))
+        if session is None:
+            session = self.sessions[agent, external_id] = SessionPart(
+                id=session_id_of(self.tenant_id, agent, external_id),
+                agent=agent,
+                external_id=external_id,
+                first_ns=time_ns,
+                last_ns=time_ns,
+            )
+        session.see(time_ns, signal)
+        return session
+
+    def trace_session(self, agent: str, trace_id: str, time_ns: int, signal: str) -> SessionPart:
+        """The session of what names none: its trace, until something in it names one."""
+        session = self.session(agent, f"trace:{trace_id}", time_ns, signal)
+        session.trace_id = trace_id
+        return session
+
+    def tool(
+        self,
+        session: SessionPart | None,
+        agent: str,
+        key: Key,
+        name: str,
+        part: ToolPart,
+        *,
+        rank: int = RANK_SURE,
+        span: tuple[str, str] | None = None,
+    ) -> None:
+        """Add part `name` of the tool call that `key` names within its session.
+
+        `span` are the trace and span ids by which parts inside know the call.
+        """
+        row_id = self._id("tool", session, agent, key)
+        _add(self.tools, row_id, session, agent, name, part, rank)
+        if span is not None:
+            self.spans[self._id("tool", None, agent, span)] = row_id
+
+    def inside_tool(self, agent: str, span: tuple[str, str], name: str, part: ToolPart) -> None:
+        """Add part `name` of the tool call whose span has these trace and span ids."""
+        row_id = self._id("tool", None, agent, span)
+        join_parts(self.inside.setdefault(row_id, {}), {name: part})
+
+    def model(
+        self,
+        session: SessionPart | None,
+        agent: str,
+        key: Key,
+        name: str,
+        part: ModelPart,
+        *,
+        rank: int = RANK_SURE,
+    ) -> None:
+        """Add part `name` of the model call that `key` names within its session."""
+        _add(self.models, self._id("model", session, agent, key), session, agent, name, part, rank)
+
+    def event(
+        self,
+        session: SessionPart | None,
+        agent: str,
+        key: Key,
+        record: EventRecord,
+        *,
+        counts: Counted | None = None,
+    ) -> None:
+        """Add an event; `key` names it within its session."""
+        row_id = self._id("event", session, agent, key)
+        if row_id not in self.events:
+            self.events[row_id] = Event(session, agent, record, counts)
+
+    def _id(self, table: str, session: SessionPart | None, agent: str, key: Key) -> int:
+        if isinstance(key, tuple):
+            # Not by the session, which may become known later.
+            return row_id_of(bytes.fromhex(key[0]), table, key[1])
+        if session is not None:
+            return row_id_of(session.id.bytes, table, key)
+        return row_id_of(self.tenant_id.bytes, table, f"{agent}\0{key}")
+
+
+def row_id_of(scope: bytes, table: str, key: str) -> int:
+    """The id of a row that its client names; it begins with 48 bits of its session's.
+
+    So the rows of a session are neighbours in the index, as rows in order of time would be.
+    """
+    digest = sha256(b"%b%b\0%b" % (scope, table.encode(), key.encode())).digest()
+    value = int.from_bytes(scope[:6] + digest[:10])
+    value = value & ~(0xF << 76) | 8 << 76
+    return value & ~(0x3 << 62) | 0x2 << 62
+
+
+def _add(
+    calls: dict[int, Call[PartT]],
+    row_id: int,
+    session: SessionPart | None,
+    agent: str,
+    name: str,
+    part: PartT,
+    rank: int,
+) -> None:
+    call = calls.get(row_id)
+    if call is None:
+        calls[row_id] = Call(session, agent, rank, {name: part})
+        return
+    join_parts(call.parts, {name: part})
+    call.rank = max(call.rank, rank)
+
+
+def rest(attributes: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any] | None:
+    """The attributes that have no place of their own, or None."""
+    left = {name: value for name, value in attributes.items() if name not in known}
+    return left or None

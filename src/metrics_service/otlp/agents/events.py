@@ -1,0 +1,173 @@
+"""Keeps what is neither a tool call nor a model call as an event of its session."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import msgspec
+
+from metrics_service.ingest.parts import LOGS, TRACES
+from metrics_service.ingest.telemetry import (
+    Counted,
+    EventRecord,
+    SessionPart,
+    Telemetry,
+    instant,
+)
+from metrics_service.otlp.agents.agent import Agent
+from metrics_service.otlp.items import Attributes, LogItem, SpanItem
+from metrics_service.otlp.values import MAX_CONTENT, content, milliseconds, size, text
+from metrics_service.otlp.words import STANDARD
+
+# Prompts, arguments and outputs by the names that the conventions have for them, old and new.
+CONTENT = frozenset(
+    {
+        "gen_ai.input.messages",
+        "gen_ai.output.messages",
+        "gen_ai.prompt",
+        "gen_ai.completion",
+        "gen_ai.system_instructions",
+        "gen_ai.tool.definitions",
+        "gen_ai.tool.call.arguments",
+        "gen_ai.tool.call.result",
+        "gen_ai.tool.description",
+        "input.value",
+        "output.value",
+        "prompt",
+        "response",
+        "request_text",
+        "response_text",
+        "content",
+        "message",
+        "exception.message",
+        "exception.stacktrace",
+    }
+)
+CONTENT_PREFIXES = (
+    "gen_ai.prompt.",
+    "gen_ai.completion.",
+    "llm.input_messages",
+    "llm.output_messages",
+    "llm.prompts",
+    "ai.prompt",
+    "ai.response.text",
+    "ai.response.object",
+    "ai.response.toolCalls",
+    "ai.toolCall.args",
+    "ai.toolCall.result",
+    "traceloop.entity.",
+)
+MAX_ATTRIBUTE = 1024
+
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+
+def log_key(item: LogItem) -> str:
+    """What names a log record that has no id: its client's counter, else its content and time."""
+    a = item.attributes
+    if "event.sequence" in a:
+        return f"{item.name}\0{a['event.sequence']}\0{a.get('event.timestamp') or item.time_ns}"
+    time_ns = item.time_ns if item.is_timed else 0
+    named = (item.name, time_ns, a, item.body, item.trace_id, item.span_id)
+    return sha256(item.source.digest + _canonical(named)).hexdigest()
+
+
+def is_content(name: str, agent: Agent) -> bool:
+    """Whether an attribute holds what people or models wrote."""
+    return name in CONTENT or name in agent.content or name.startswith(CONTENT_PREFIXES)
+
+
+def without_content(attributes: Attributes, agent: Agent, known: frozenset[str]) -> Attributes:
+    """The attributes that may be kept: content leaves its length, long text is cut."""
+    kept: Attributes = {}
+    for name, value in attributes.items():
+        if name in known:
+            continue
+        if is_content(name, agent):
+            if (length := size(value)) is not None:
+                kept.setdefault(f"{name}_bytes", length)
+        elif isinstance(value, str) and len(value) > MAX_ATTRIBUTE:
+            kept[name] = value[:MAX_ATTRIBUTE]
+            kept[f"{name}_bytes"] = size(value)
+        else:
+            kept[name] = value
+    return kept
+
+
+def keep_log(
+    item: LogItem,
+    session: SessionPart | None,
+    out: Telemetry,
+    agent: Agent,
+    *,
+    kind: str = "log",
+    counts: Counted | None = None,
+    said: tuple[str, ...] = (),
+) -> None:
+    """Store a log record as an event; `said` are the attributes that are its content."""
+    attributes = without_content(item.attributes, agent, STANDARD)
+    # The body of a record whose name stands elsewhere is text that somebody wrote.
+    is_text = item.body is not None and agent.own(str(item.body)) != agent.own(item.name)
+    if is_text:
+        attributes["body_bytes"] = size(item.body)
+    record = EventRecord(
+        kind=kind,
+        name=agent.own(item.name)[:255],
+        occurred_at=instant(item.time_ns),
+        duration_ms=milliseconds(item.attributes.get("duration_ms")),
+        turn_id=text(item.attributes.get("prompt.id") or item.attributes.get("prompt_id")),
+        trace_id=item.trace_id,
+        span_id=item.span_id,
+        severity=item.severity or None,
+        signal=LOGS,
+        attributes=attributes or None,
+    )
+    if out.keeps_content:
+        record.content = _content(item.attributes, said, agent, item.body if is_text else None)
+    out.event(session, agent.code_of(item.source), log_key(item), record, counts=counts)
+
+
+def keep_span(
+    item: SpanItem,
+    session: SessionPart | None,
+    out: Telemetry,
+    agent: Agent,
+    *,
+    kind: str = "span",
+    counts: Counted | None = None,
+) -> None:
+    """Store a span as an event."""
+    attributes = without_content(item.attributes, agent, STANDARD)
+    if item.has_failed:
+        attributes.setdefault("status", "error")
+    record = EventRecord(
+        kind=kind,
+        name=agent.own(item.name)[:255],
+        occurred_at=instant(item.start_ns),
+        duration_ms=item.duration_ms,
+        turn_id=text(item.attributes.get("prompt.id") or item.attributes.get("prompt_id")),
+        trace_id=item.trace_id,
+        span_id=item.span_id,
+        parent_span_id=item.parent_span_id,
+        signal=TRACES,
+        attributes=attributes or None,
+    )
+    if out.keeps_content:
+        record.content = _content(item.attributes, (), agent, None)
+    out.event(session, agent.code_of(item.source), item.key, record, counts=counts)
+
+
+def _content(
+    attributes: Attributes, said: tuple[str, ...], agent: Agent, body: object
+) -> str | None:
+    for name in said:
+        if (found := content(attributes.get(name))) is not None:
+            return found
+    if body is not None:
+        return content(body)  # type: ignore[arg-type]  # a value of an attribute
+    found_all = {
+        name: value
+        for name, value in attributes.items()
+        if is_content(name, agent) and content(value) is not None
+    }
+    return content(found_all)[:MAX_CONTENT] if found_all else None  # type: ignore[index]  # not None

@@ -1,0 +1,50 @@
+"""One request's bytes to a `Telemetry`: decoding and mapping, without a database; pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from metrics_service.errors import MalformedRequestError
+from metrics_service.ingest.telemetry import Telemetry
+from metrics_service.otlp.decoded import Signal
+from metrics_service.otlp.from_json import logs_from_json, points_from_json, spans_from_json
+from metrics_service.otlp.from_protobuf import (
+    logs_from_protobuf,
+    points_from_protobuf,
+    spans_from_protobuf,
+)
+from metrics_service.otlp.mapping import map_logs, map_points, map_spans
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What became of a request's items when they were read."""
+
+    accepted: int
+    rejected: int
+    reasons: list[str]
+
+
+def read_request(
+    signal: Signal, body: bytes, *, is_json: bool, received_ns: int, out: Telemetry
+) -> Reading:
+    """Decode a request and map its items into `out`. Raises `MalformedRequestError`."""
+    if signal == "logs":
+        logs = (
+            logs_from_json(body, received_ns) if is_json else logs_from_protobuf(body, received_ns)
+        )
+        map_logs(logs.items, out)
+        return Reading(len(logs.items), logs.rejected, logs.reasons)
+    if signal == "traces":
+        spans = spans_from_json(body) if is_json else spans_from_protobuf(body)
+        if spans.rejected and not spans.items:
+            # Requests of the three signals can be decoded as one another.
+            raise MalformedRequestError(
+                "no span has valid ids; are these logs or metrics, sent to /v1/traces?"
+            )
+        map_spans(spans.items, out)
+        return Reading(len(spans.items), spans.rejected, spans.reasons)
+    points = (
+        points_from_json(body, received_ns) if is_json else points_from_protobuf(body, received_ns)
+    )
+    map_points(points.items, out)
+    return Reading(len(points.items), points.rejected, points.reasons)

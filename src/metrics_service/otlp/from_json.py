@@ -1,0 +1,430 @@
+"""OTLP requests as JSON: lowerCamelCase keys, hex ids, 64-bit integers as text or numbers.
+
+Read leniently where clients differ, as the specification asks: unknown keys are ignored, numbers and
+enumerations may come as text. Source: OTLP specification, section "JSON Protobuf Encoding".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from metrics_service.errors import MalformedRequestError
+from metrics_service.otlp.decoded import (
+    MAX_ATTRIBUTES,
+    MAX_DEPTH,
+    MAX_KEY,
+    MAX_TIME_NS,
+    Decoded,
+    is_span_id,
+    log_item,
+    source_of,
+)
+from metrics_service.otlp.items import (
+    CUMULATIVE,
+    DELTA,
+    STATUS_ERROR,
+    Attributes,
+    LogItem,
+    PointItem,
+    Source,
+    SpanEvent,
+    SpanItem,
+    Value,
+)
+from metrics_service.otlp.points import Instrument, add_point
+
+Number = int | float | str | None
+
+
+class _AnyValue(msgspec.Struct, rename="camel"):
+    string_value: str | None = None
+    int_value: Number = None
+    double_value: Number = None
+    bool_value: bool | str | int | None = None
+    array_value: _Array | None = None
+    kvlist_value: _KeyValues | None = None
+    bytes_value: str | None = None
+
+
+class _Array(msgspec.Struct):
+    values: list[_AnyValue | None] | None = None
+
+
+class _KeyValue(msgspec.Struct):
+    key: str = ""
+    value: _AnyValue | None = None
+
+
+class _KeyValues(msgspec.Struct):
+    values: list[_KeyValue] | None = None
+
+
+Pairs = list[_KeyValue] | None
+
+
+class _Resource(msgspec.Struct):
+    attributes: Pairs = None
+
+
+class _Scope(msgspec.Struct):
+    name: str | None = None
+    version: str | None = None
+    attributes: Pairs = None
+
+
+class _LogRecord(msgspec.Struct, rename="camel"):
+    time_unix_nano: Number = None
+    observed_time_unix_nano: Number = None
+    severity_number: Number = None
+    event_name: str | None = None
+    body: _AnyValue | None = None
+    attributes: Pairs = None
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+class _Status(msgspec.Struct):
+    code: Number = None
+    message: str | None = None
+
+
+class _Event(msgspec.Struct, rename="camel"):
+    time_unix_nano: Number = None
+    name: str | None = None
+    attributes: Pairs = None
+
+
+class _Span(msgspec.Struct, rename="camel"):
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    name: str | None = None
+    start_time_unix_nano: Number = None
+    end_time_unix_nano: Number = None
+    attributes: Pairs = None
+    events: list[_Event] | None = None
+    status: _Status | None = None
+
+
+class _Point(msgspec.Struct, rename="camel"):
+    attributes: Pairs = None
+    start_time_unix_nano: Number = None
+    time_unix_nano: Number = None
+    as_double: Number = None
+    as_int: Number = None
+    count: Number = None
+    sum: Number = None
+    explicit_bounds: list[Number] | None = None
+    bucket_counts: list[Number] | None = None
+    flags: Number = None
+
+
+class _Data(msgspec.Struct, rename="camel"):
+    data_points: list[_Point] | None = None
+    aggregation_temporality: Number = None
+    is_monotonic: bool | None = None
+
+
+class _Metric(msgspec.Struct, rename="camel"):
+    name: str | None = None
+    unit: str | None = None
+    sum: _Data | None = None
+    gauge: _Data | None = None
+    histogram: _Data | None = None
+    exponential_histogram: _Data | None = None
+    summary: _Data | None = None
+
+
+T = TypeVar("T")
+
+
+class _Scoped(msgspec.Struct, Generic[T], rename="camel"):
+    scope: _Scope | None = None
+    log_records: list[T] | None = None
+    spans: list[T] | None = None
+    metrics: list[T] | None = None
+
+
+class _Group(msgspec.Struct, Generic[T], rename="camel"):
+    resource: _Resource | None = None
+    scope_logs: list[_Scoped[T]] | None = None
+    scope_spans: list[_Scoped[T]] | None = None
+    scope_metrics: list[_Scoped[T]] | None = None
+
+
+class _Request(msgspec.Struct, Generic[T], rename="camel"):
+    resource_logs: list[_Group[T]] | None = None
+    resource_spans: list[_Group[T]] | None = None
+    resource_metrics: list[_Group[T]] | None = None
+
+
+_LOGS = msgspec.json.Decoder(_Request[_LogRecord])
+_SPANS = msgspec.json.Decoder(_Request[_Span])
+_METRICS = msgspec.json.Decoder(_Request[_Metric])
+_RAW = msgspec.json.Decoder(_Request[msgspec.Raw])
+
+_lone_surrogates = re.compile(
+    rb"(?<!\\)((?:\\\\)*)(?:"
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+
+
+def logs_from_json(body: bytes, received_ns: int) -> Decoded[LogItem]:
+    out: Decoded[LogItem] = Decoded()
+    request = _parsed(_LOGS, body)
+    for source, scoped in _sources(request.resource_logs, "scope_logs", out):
+        for record in _each(scoped.log_records, _LogRecord, out):
+            out.items.append(
+                log_item(
+                    source,
+                    _attributes(record.attributes, out),
+                    time_ns=_time(record.time_unix_nano),
+                    observed_ns=_time(record.observed_time_unix_nano),
+                    received_ns=received_ns,
+                    event_name=record.event_name or "",
+                    body=_value(record.body, 0) if record.body is not None else None,
+                    severity=_whole(record.severity_number) or 0,
+                    trace_id=_hex(record.trace_id, 32),
+                    span_id=_hex(record.span_id, 16),
+                )
+            )
+    return out
+
+
+def spans_from_json(body: bytes) -> Decoded[SpanItem]:
+    out: Decoded[SpanItem] = Decoded()
+    request = _parsed(_SPANS, body)
+    for source, scoped in _sources(request.resource_spans, "scope_spans", out):
+        for span in _each(scoped.spans, _Span, out):
+            trace_id, span_id = _hex(span.trace_id, 32), _hex(span.span_id, 16)
+            if trace_id is None or span_id is None or not is_span_id(trace_id, span_id):
+                out.refuse("span ids must be 32 and 16 hexadecimal digits, not all zero")
+                continue
+            out.items.append(_span(source, span, trace_id, span_id, out))
+    return out
+
+
+def _span(
+    source: Source, span: _Span, trace_id: str, span_id: str, out: Decoded[SpanItem]
+) -> SpanItem:
+    start_ns = _time(span.start_time_unix_nano)
+    parent = _hex(span.parent_span_id, 16)
+    status = span.status or _Status()
+    return SpanItem(
+        source=source,
+        name=span.name or "span",
+        trace_id=trace_id,
+        span_id=span_id,
+        parent_span_id=parent if parent is not None and parent.strip("0") else None,
+        start_ns=start_ns,
+        end_ns=max(start_ns, _time(span.end_time_unix_nano)),
+        attributes=_attributes(span.attributes, out),
+        status=_enum(status.code, {"STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": STATUS_ERROR}),
+        message=status.message or "",
+        events=[
+            SpanEvent(
+                name=event.name or "",
+                time_ns=_time(event.time_unix_nano),
+                attributes=_attributes(event.attributes, out),
+            )
+            for event in span.events or ()
+        ],
+    )
+
+
+def points_from_json(body: bytes, received_ns: int) -> Decoded[PointItem]:
+    out: Decoded[PointItem] = Decoded()
+    request = _parsed(_METRICS, body)
+    for source, scoped in _sources(request.resource_metrics, "scope_metrics", out):
+        for metric in _each(scoped.metrics, _Metric, out):
+            _points(source, metric, received_ns, out)
+    return out
+
+
+_INSTRUMENTS: tuple[Instrument, ...] = (
+    "sum",
+    "gauge",
+    "histogram",
+    "exponential_histogram",
+    "summary",
+)
+_TEMPORALITIES = {
+    "AGGREGATION_TEMPORALITY_DELTA": DELTA,
+    "AGGREGATION_TEMPORALITY_CUMULATIVE": CUMULATIVE,
+}
+
+
+def _points(source: Source, metric: _Metric, received_ns: int, out: Decoded[PointItem]) -> None:
+    for instrument in _INSTRUMENTS:
+        data: _Data | None = getattr(metric, instrument)
+        for point in (data.data_points or ()) if data is not None else ():
+            assert data is not None  # noqa: S101  # or there were no points
+            is_histogram = instrument == "histogram"
+            is_plain = instrument in {"sum", "gauge"}
+            given = point.sum
+            if is_plain:
+                given = point.as_int if point.as_int is not None else point.as_double
+            add_point(
+                out,
+                source,
+                metric=metric.name or "",
+                unit=metric.unit or "",
+                instrument=instrument,
+                is_monotonic=bool(data.is_monotonic) if is_plain else True,
+                temporality=_enum(data.aggregation_temporality, _TEMPORALITIES),
+                start_ns=_time(point.start_time_unix_nano),
+                time_ns=_time(point.time_unix_nano) or received_ns,
+                attributes=_attributes(point.attributes, out),
+                value=_double(given),
+                count=None if is_plain else _whole(point.count) or 0,
+                bounds=_doubles(point.explicit_bounds) if is_histogram else None,
+                buckets=_wholes(point.bucket_counts) if is_histogram else None,
+                flags=_whole(point.flags) or 0,
+            )
+
+
+# -- reading ----------------------------------------------------------------------------------------
+
+
+def _parsed(decoder: Any, body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        # One item may be to blame: then the others are not.
+        return _decoded(_RAW.decode, body)
+    except UnicodeDecodeError:
+        return _parsed(decoder, body.decode("utf-8", "replace").encode())
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        mended = _lone_surrogates.sub(rb"\1\\ufffd", body)
+        if mended == body:
+            raise _malformed() from None
+        # JavaScript cuts text between the halves of a character and sends what is left of it.
+        return _parsed(decoder, mended)
+
+
+def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        raise _malformed() from None
+
+
+def _malformed() -> MalformedRequestError:
+    return MalformedRequestError("the body is not an OTLP request in JSON")
+
+
+def _each(items: list[Any] | None, kind: type[T], out: Decoded[Any]) -> Iterator[T]:
+    for item in items or ():
+        if isinstance(item, kind):
+            yield item
+            continue
+        try:
+            yield msgspec.json.decode(item, type=kind)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            reason = str(error) if isinstance(error, msgspec.ValidationError) else "is not valid"
+            out.refuse(f"an item is not valid: {reason}")
+
+
+def _sources(
+    groups: list[_Group[Any]] | None, scopes: str, out: Decoded[Any]
+) -> Iterator[tuple[Source, _Scoped[Any]]]:
+    for group in groups or ():
+        resource = _attributes(group.resource.attributes if group.resource else None, out)
+        for scoped in getattr(group, scopes) or ():
+            scope = scoped.scope or _Scope()
+            attributes = _attributes(scope.attributes, out)
+            yield source_of(resource, scope.name or "", scope.version or "", attributes), scoped
+
+
+def _attributes(pairs: Pairs, out: Decoded[Any]) -> Attributes:
+    found: Attributes = {}
+    for pair in pairs or ():
+        value = pair.value
+        if value is None:
+            found[pair.key] = None
+        elif value.string_value is not None:
+            found[pair.key] = value.string_value
+        else:
+            found[pair.key] = _value(value, 0)
+    if len(found) > MAX_ATTRIBUTES or any(len(key) > MAX_KEY for key in found):
+        out.warn(f"attributes over {MAX_ATTRIBUTES}, or with longer names than {MAX_KEY}, are cut")
+        return {key[:MAX_KEY]: found[key] for key in list(found)[:MAX_ATTRIBUTES]}
+    return found
+
+
+def _value(value: _AnyValue | None, depth: int) -> Value:
+    if value is None:
+        return None
+    if value.string_value is not None:
+        return value.string_value
+    if value.int_value is not None:
+        return _integer(value.int_value)
+    if value.double_value is not None:
+        return _double(value.double_value)
+    if value.bool_value is not None:
+        given = value.bool_value
+        return given.lower() == "true" if isinstance(given, str) else bool(given)
+    if depth >= MAX_DEPTH:
+        return None
+    if value.array_value is not None:
+        return [_value(item, depth + 1) for item in value.array_value.values or ()]
+    if value.kvlist_value is not None:
+        pairs = value.kvlist_value.values or ()
+        return {pair.key: _value(pair.value, depth + 1) for pair in pairs}
+    return value.bytes_value
+
+
+def _integer(given: int | float | str) -> Value:
+    whole = _whole(given)
+    # What is no 64-bit integer stays the text it came as.
+    return whole if whole is not None and -(2**63) <= whole < 2**63 else str(given)
+
+
+def _whole(given: Number) -> int | None:
+    if given is None or given.__class__ is int:
+        return given  # type: ignore[return-value]  # an int
+    try:
+        return int(given)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _wholes(given: list[Number] | None) -> list[int]:
+    return [_whole(item) or 0 for item in given or ()]
+
+
+def _double(given: Number) -> float | None:
+    if given is None:
+        return None
+    try:
+        return float(given)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _doubles(given: list[Number] | None) -> list[float]:
+    return [math.nan if (found := _double(item)) is None else found for item in given or ()]
+
+
+def _time(given: Number) -> int:
+    found = _whole(given)
+    return min(max(found, 0), MAX_TIME_NS) if found is not None else 0
+
+
+def _enum(given: Number, names: dict[str, int]) -> int:
+    return names[given] if isinstance(given, str) and given in names else _whole(given) or 0
+
+
+def _hex(given: str | None, digits: int) -> str | None:
+    if given is None or len(given) != digits:
+        return None
+    try:
+        return bytes.fromhex(given).hex()
+    except ValueError:
+        return None

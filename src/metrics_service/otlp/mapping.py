@@ -1,0 +1,201 @@
+"""From items to a `Telemetry`: finds each item's client and session, and lets its mapper speak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from metrics_service.ingest.parts import LOGS, METRICS, TRACES
+from metrics_service.ingest.telemetry import Point, SessionPart, Telemetry
+from metrics_service.otlp.agents import AGENTS
+from metrics_service.otlp.agents.agent import Agent, Metric
+from metrics_service.otlp.agents.events import keep_log, keep_span, without_content
+from metrics_service.otlp.items import (
+    CUMULATIVE,
+    Attributes,
+    LogItem,
+    PointItem,
+    Source,
+    SpanItem,
+)
+from metrics_service.otlp.streams import stream_of
+from metrics_service.otlp.values import strings, text
+from metrics_service.otlp.words import (
+    CLAIM_ATTRIBUTES,
+    COLUMN_STRENGTH,
+    SESSION_COLUMNS,
+    SESSION_KEYS,
+    STANDARD,
+)
+
+_SPOKEN = frozenset(SESSION_COLUMNS) | CLAIM_ATTRIBUTES
+_NOT_RESOURCE = _SPOKEN | frozenset(SESSION_KEYS) | {"service.name"}
+_LISTS = frozenset({"workspace_paths"})
+
+
+_LONG_NS = 10**18
+
+
+def map_logs(items: Iterable[LogItem], out: Telemetry) -> None:
+    sources: dict[bytes, Source] = {}
+    for item in items:
+        source = item.source
+        sources[source.digest] = source
+        agent = AGENTS.of(source.scope, item.name, source.service)
+        session = _session_of(agent, source, item.attributes, item.time_ns, LOGS, out)
+        mapper = agent.logs.get(agent.own(item.name))
+        if session is None and mapper is not None and item.trace_id is not None:
+            session = _trace_session(agent, source, item, LOGS, out)
+        if session is not None and item.trace_id is not None and session.trace_id is None:
+            out.traces.setdefault(item.trace_id, session)
+        if mapper is None:
+            keep_log(item, session, out, agent)
+        else:
+            mapper(item, session, out)
+    _listen_to(sources, out)
+
+
+def map_spans(items: Iterable[SpanItem], out: Telemetry) -> None:
+    sources: dict[bytes, Source] = {}
+    for item in items:
+        source = item.source
+        sources[source.digest] = source
+        agent = AGENTS.of(source.scope, item.name, source.service)
+        session = _session_of(agent, source, item.attributes, item.time_ns, TRACES, out)
+        kind = agent.own(item.name) if agent.span_kind is None else agent.span_kind(item)
+        mapper = agent.spans.get(kind)
+        if session is not None:
+            session.see(max(item.start_ns, item.end_ns), TRACES)
+            out.traces.setdefault(item.trace_id, session)
+        elif mapper is not None or agent.code:
+            session = _trace_session(agent, source, item, TRACES, out)
+        if mapper is None:
+            keep_span(item, session, out, agent)
+        else:
+            mapper(item, session, out)
+    _listen_to(sources, out)
+
+
+def map_points(items: Iterable[PointItem], out: Telemetry) -> None:
+    sources: dict[bytes, Source] = {}
+    for item in items:
+        source = item.source
+        sources[source.digest] = source
+        agent = AGENTS.of(source.scope, item.metric, source.service)
+        metric = agent.metrics.get(agent.own(item.metric), _UNKNOWN)
+        if metric is None or not item.has_value:
+            continue
+        session = _session_of(agent, source, item.attributes, item.time_ns, METRICS, out)
+        if (point := _point(item, agent, metric, session)) is not None:
+            out.points.append(point)
+    _listen_to(sources, out)
+
+
+_UNKNOWN = Metric(name="")
+
+
+def _point(
+    item: PointItem, agent: Agent, metric: Metric, session: SessionPart | None
+) -> Point | None:
+    a = item.attributes
+    kind = metric.fixed_kind
+    if metric.kind is not None:
+        word = text(a.get(metric.kind))
+        kind = metric.kinds.get(word, word) if word is not None else None
+        if kind is None and word is not None:
+            return None
+    is_known = metric is not _UNKNOWN
+    known = STANDARD
+    if is_known:
+        named = {metric.kind, metric.tool, metric.model, metric.language}
+        known = STANDARD | {name for name in named if name is not None}
+    factor = metric.factor
+    # A counter is a count only where it can be summed.
+    is_scaled = factor != 1.0 and item.value is not None
+    return Point(
+        session=session,
+        agent=agent.code_of(item.source),
+        metric=metric.name or item.metric[:255],
+        instrument=item.instrument,
+        is_monotonic=item.is_monotonic,
+        is_cumulative=item.temporality == CUMULATIVE,
+        stream=stream_of(item),
+        start_ns=item.start_ns,
+        time_ns=item.time_ns,
+        value=item.value * factor if is_scaled and item.value is not None else item.value,
+        count=item.count,
+        bounds=[bound * factor for bound in item.bounds] if item.bounds is not None else None,
+        buckets=item.buckets,
+        kind=kind,
+        unit=metric.unit or text(item.unit),
+        model=text(a.get(metric.model)) if is_known else None,
+        tool_name=text(a.get(metric.tool)) if is_known else None,
+        language=text(a.get(metric.language)) if is_known else None,
+        status=metric.status(a) if metric.status is not None else None,
+        attributes=without_content(a, agent, known) or None,
+    )
+
+
+def _session_of(
+    agent: Agent,
+    source: Source,
+    attributes: Attributes,
+    time_ns: int,
+    signal: str,
+    out: Telemetry,
+) -> SessionPart | None:
+    key = None
+    for name in SESSION_KEYS:
+        if name in attributes and (key := text(attributes[name])) is not None:
+            break
+    if key is None and agent.has_resource_session:
+        key = text(source.resource.get("session.id"))
+    if key is None and isinstance(thread := attributes.get("thread.id"), str):
+        key = text(thread)
+    if key is None:
+        return None
+    session = out.session(agent.code_of(source), key.replace("\0", ""), time_ns, signal)
+    _listen(session, source, attributes, time_ns)
+    return session
+
+
+def _trace_session(
+    agent: Agent, source: Source, item: LogItem | SpanItem, signal: str, out: Telemetry
+) -> SessionPart:
+    session = out.trace_session(
+        agent.code_of(source), str(item.trace_id), item.time_ns, signal
+    )
+    if isinstance(item, SpanItem):
+        session.see(max(item.start_ns, item.end_ns), signal)
+    _listen(session, source, item.attributes, item.time_ns)
+    return session
+
+
+def _listen(session: SessionPart, source: Source, attributes: Attributes, time_ns: int) -> None:
+    """Take from an item what it says about the session: who, where, with what."""
+    for name in attributes.keys() & _SPOKEN:
+        _say(session, name, attributes[name], time_ns)
+    if session.last_by_source.get(source.digest, -1) < time_ns:
+        session.last_by_source[source.digest] = time_ns
+
+
+def _listen_to(sources: dict[bytes, Source], out: Telemetry) -> None:
+    """Take what resources say, once for all items that they came with."""
+    for session in out.sessions.values():
+        for digest, time_ns in session.last_by_source.items():
+            for name, value in sources[digest].resource.items():
+                if name in _SPOKEN:
+                    _say(session, name, value, time_ns)
+                elif name not in _NOT_RESOURCE and (word := text(value)) is not None:
+                    session.say(f"#{name}", word, time_ns)
+        session.last_by_source.clear()
+
+
+def _say(session: SessionPart, name: str, value: Any, time_ns: int) -> None:
+    if name in CLAIM_ATTRIBUTES:
+        session.say(f"@{name}", text(value), time_ns)
+        return
+    column = SESSION_COLUMNS[name]
+    word = strings(value) if column in _LISTS else text(value)
+    # A weaker name for the same thing speaks as if it had spoken long before.
+    session.say(column, word, time_ns + COLUMN_STRENGTH.get(name, 0) * _LONG_NS)

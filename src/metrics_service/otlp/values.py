@@ -1,0 +1,143 @@
+"""Reads attribute values leniently: every client has its own idea of numbers and booleans.
+
+Each function takes any attribute value and returns None for one that it cannot use, never a zero.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from metrics_service.ingest.telemetry import EPOCH
+from metrics_service.otlp.items import Value
+
+MAX_NAME = 255
+MAX_TEXT = 8192
+MAX_CONTENT = 64 * 1024
+# As the native API has it: a bound that keeps sums within 64 bits.
+MAX_COUNT = 10**12
+MAX_MS = 1e13
+
+REDACTED = frozenset({"<REDACTED>", "[REDACTED]"})
+_TRUTHS: dict[Any, bool] = {
+    True: True, False: False, "true": True, "false": False, "1": True, "0": False,
+}  # fmt: skip
+
+
+def text(value: Value, limit: int = MAX_NAME) -> str | None:
+    """Text of at most `limit` characters."""
+    if value.__class__ is str:
+        return value[:limit] or None  # type: ignore[index,return-value]  # a str
+    if value is None or isinstance(value, (list, dict)):
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)[:limit]
+
+
+def number(value: Value) -> float | None:
+    """A finite number, also from text."""
+    if value.__class__ is int:
+        return float(value) if abs(value) < 1e300 else None  # type: ignore[arg-type]  # an int
+    if isinstance(value, str):
+        try:
+            value = float(value.strip().replace("_", "x"))
+        except ValueError:
+            return None
+    if not isinstance(value, float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def milliseconds(value: Value) -> float | None:
+    """A duration that is not negative."""
+    found = number(value)
+    return found if found is not None and 0 <= found <= MAX_MS else None
+
+
+def seconds(value: Value) -> float | None:
+    """Seconds, as milliseconds."""
+    found = number(value)
+    return milliseconds(found * 1000) if found is not None else None
+
+
+def count(value: Value) -> int | None:
+    """A whole number from 0 to 10^12."""
+    found = value if value.__class__ is int else number(value)
+    return int(found) if found is not None and 0 <= found <= MAX_COUNT else None  # type: ignore[operator,arg-type]  # a number
+
+
+def flag(value: Value) -> bool | None:
+    """A boolean, also from `"true"`, `"False"`, `"1"`, 0."""
+    if isinstance(value, str):
+        value = value.strip().lower()
+    if isinstance(value, (list, dict)):
+        return None
+    return _TRUTHS.get(value)
+
+
+def strings(value: Value) -> list[str] | None:
+    """A list of text: an array, or one as JSON in a text, or a single text."""
+    if isinstance(value, str):
+        value = parsed(value) if value.startswith("[") else [value]
+    if not isinstance(value, list):
+        return None
+    return [item[:MAX_NAME] for item in value if isinstance(item, str)] or None
+
+
+def parsed(value: Value) -> Value:
+    """JSON that came as text; None when it is not JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value)  # type: ignore[no-any-return]  # JSON's values are ours
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+
+
+def mapping(value: Value) -> dict[str, Value]:
+    """An object, also as JSON in a text; empty when it is none."""
+    found = parsed(value)
+    return found if isinstance(found, dict) else {}
+
+
+def content(value: Value) -> str | None:
+    """Prompts, arguments and outputs as text; None where the client redacted them."""
+    if value is None or (isinstance(value, str) and value in REDACTED):
+        return None
+    if isinstance(value, str):
+        return value[:MAX_CONTENT]
+    return msgspec.json.encode(value).decode()[:MAX_CONTENT]
+
+
+def size(value: Value) -> int | None:
+    """The length of content in bytes of UTF-8."""
+    if value is None or (isinstance(value, str) and value in REDACTED):
+        return None
+    return len((value if isinstance(value, str) else msgspec.json.encode(value).decode()).encode())
+
+
+def nanoseconds(value: Value) -> int | None:
+    """An ISO 8601 moment, or a number of nanoseconds, milliseconds or seconds since 1970."""
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            pass
+        else:
+            aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=EPOCH.tzinfo)
+            since = aware - EPOCH
+            return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+    found = number(value)
+    if found is None or found <= 0:
+        return None
+    # A number says its unit by its size: seconds are ten digits in our time, milliseconds thirteen.
+    factor = 10**9 if found < 1e11 else 10**6 if found < 1e14 else 10**3 if found < 1e17 else 1
+    return int(found * factor)
+
+
+def encoded(value: bytes) -> str:
+    """Bytes as the text that JSON has for them."""
+    return base64.b64encode(value).decode()
