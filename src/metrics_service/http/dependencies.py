@@ -23,6 +23,7 @@ from metrics_service.db.tenancy import (
 from metrics_service.errors import ForbiddenError, InvalidQueryError
 from metrics_service.http.sealing import Sealer
 from metrics_service.ingest.tool_names import ToolNames
+from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.tenants.authenticate import Principal
 from metrics_service.tenants.resolve import ServedTenant
 
@@ -35,6 +36,7 @@ class Database(msgspec.Struct, frozen=True):
     engine: AsyncEngine
     signer: CursorSigner
     tool_names: ToolNames
+    telemetry: TelemetryWriter
     sealer: Sealer
     query_timeout_ms: int
 

@@ -134,11 +134,16 @@ ORDER = (RESULT, EXECUTION, SPAN, DECISION, WAIT)
 LOG_PARTS = frozenset({RESULT, DECISION})
 
 _BY_DECISION = (DECISION, RESULT, WAIT, EXECUTION, SPAN)
+_BY_SPAN = (SPAN, EXECUTION, RESULT, DECISION, WAIT)
 _OTHER_ORDER: Mapping[str, tuple[str, ...]] = {
     "decision": _BY_DECISION,
     "decision_mode": _BY_DECISION,
     "decision_raw": _BY_DECISION,
     "decision_source_raw": _BY_DECISION,
+    # A log record names the span that was open, which may be one around the call.
+    "span_id": _BY_SPAN,
+    "parent_span_id": _BY_SPAN,
+    "trace_id": _BY_SPAN,
 }
 _PLACES: dict[type[Part], list[tuple[str, tuple[str, ...]]]] = {
     kind: [(name, _OTHER_ORDER.get(name, ORDER)) for name in kind.__struct_fields__]

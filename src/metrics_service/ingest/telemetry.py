@@ -6,7 +6,6 @@ it was encoded, split or ordered, so that it can meet itself in the database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, Literal
@@ -166,6 +165,10 @@ class Telemetry:
         self.inside: dict[int, dict[str, ToolPart]] = {}
         """Parts that only name the span around them."""
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self.sessions or self.tools or self.models or self.events or self.points)
+
     def session(self, agent: str, external_id: str, time_ns: int, signal: str) -> SessionPart:
         """The session that `agent` calls `external_id`, seen at `time_ns`."""
         session = self.sessions.get((agent, external_id))
@@ -202,6 +205,7 @@ class Telemetry:
         `span` are the trace and span ids by which parts inside know the call.
         """
         row_id = self._id("tool", session, agent, key)
+        part.status = part.status if part.status != "unknown" else None
         _add(self.tools, row_id, session, agent, name, part, rank)
         if span is not None:
             self.spans[self._id("tool", None, agent, span)] = row_id
@@ -209,6 +213,7 @@ class Telemetry:
     def inside_tool(self, agent: str, span: tuple[str, str], name: str, part: ToolPart) -> None:
         """Add part `name` of the tool call whose span has these trace and span ids."""
         row_id = self._id("tool", None, agent, span)
+        part.status = part.status if part.status != "unknown" else None
         join_parts(self.inside.setdefault(row_id, {}), {name: part})
 
     def model(
@@ -222,6 +227,7 @@ class Telemetry:
         rank: int = RANK_SURE,
     ) -> None:
         """Add part `name` of the model call that `key` names within its session."""
+        part.status = part.status or "success"
         _add(self.models, self._id("model", session, agent, key), session, agent, name, part, rank)
 
     def event(
@@ -273,9 +279,3 @@ def _add(
         return
     join_parts(call.parts, {name: part})
     call.rank = max(call.rank, rank)
-
-
-def rest(attributes: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any] | None:
-    """The attributes that have no place of their own, or None."""
-    left = {name: value for name, value in attributes.items() if name not in known}
-    return left or None

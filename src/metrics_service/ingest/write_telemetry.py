@@ -1,19 +1,260 @@
-"""Storing a `Telemetry` in one transaction, so that any order of requests gives the same tables."""
+"""Storing a `Telemetry` in one transaction, so that any order of requests gives the same tables.
+
+Everything is locked in one order: tool names, traces, spans of tool calls, users, metric streams,
+sessions, and only then rows; within each by name. So no two requests wait for each other in a circle.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.ingest.telemetry import Telemetry
+from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
+from metrics_service.ingest.calls import Calls, Place, head_of
+from metrics_service.ingest.claims import OWNER, best_claim, users_of
+from metrics_service.ingest.happenings import store_deltas, store_events
+from metrics_service.ingest.parts import ModelPart, ToolPart
+from metrics_service.ingest.prices import Prices, estimate_micros
+from metrics_service.ingest.rows import as_json
+from metrics_service.ingest.session_state import add, figures_of_model, figures_of_tool
+from metrics_service.ingest.telemetry import EPOCH, SessionPart, Telemetry
+from metrics_service.ingest.telemetry_sessions import (
+    Held,
+    absorb,
+    change_sessions,
+    drop_sessions,
+    hold_sessions,
+    identify,
+)
+from metrics_service.ingest.temporality import take_deltas
 from metrics_service.ingest.tool_names import ToolNames
+from metrics_service.ingest.tool_spans import find_calls
+from metrics_service.ingest.traces import Adoption, find_traces
+
+OTHER = "other"
+"""The name of tools when a tenant has too many."""
+
+SESSIONS_OF_CALLS = """
+SELECT DISTINCT s.id, s.agent, s.external_id, s.started_at, s.last_event_at
+FROM tool_metrics t JOIN metrics_sessions s ON s.tenant_id = t.tenant_id AND s.id = t.session_id
+WHERE t.id IN (SELECT value::uuid FROM json_array_elements_text($1::json))
+"""
+
+SESSIONS = """
+SELECT id, agent, external_id, started_at, last_event_at FROM metrics_sessions
+WHERE id IN (SELECT value::uuid FROM json_array_elements_text($1::json))
+"""
+
+ADOPT_EVENTS = """
+UPDATE session_events t SET session_id = r.new_id
+FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid) WHERE t.session_id = r.old_id
+"""
+ADOPT_DELTAS = """
+UPDATE counter_deltas t SET session_id = r.new_id
+FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid) WHERE t.session_id = r.old_id
+"""
+ATTRIBUTE_EVENTS = """
+UPDATE session_events t SET user_id = r.user_id
+FROM json_to_recordset($1::json) AS r(session_id uuid, user_id uuid)
+WHERE t.session_id = r.session_id AND t.user_id IS DISTINCT FROM r.user_id
+"""
+ATTRIBUTE_DELTAS = """
+UPDATE counter_deltas t SET user_id = r.user_id
+FROM json_to_recordset($1::json) AS r(session_id uuid, user_id uuid)
+WHERE t.session_id = r.session_id AND t.user_id IS DISTINCT FROM r.user_id
+"""
 
 
-async def write_telemetry(
-    connection: ContextConnection, out: Telemetry, *, owner: UUID | None, tool_names: ToolNames
-) -> None:
-    """Store everything; the caller's transaction commits.
+class TelemetryWriter:
+    """The write path of telemetry, with what one process remembers for it."""
 
-    `owner` is the user whose personal key sent it.
-    """
-    raise NotImplementedError
+    def __init__(self, tool_names: ToolNames, prices: Prices) -> None:
+        self._tool_names = tool_names
+        self._prices = prices
+        self._tools: Calls[ToolPart] = Calls(
+            TOOL_METRICS, "tool_rank", figures_of_tool, lambda row: (row, {})
+        )
+        self._models: Calls[ModelPart] = Calls(
+            MODEL_CALLS, "model_rank", figures_of_model, self._priced
+        )
+
+    async def write(
+        self, connection: ContextConnection, out: Telemetry, *, owner: UUID | None
+    ) -> set[str]:
+        """Store everything; the caller's transaction commits.
+
+        `owner` is the user whose personal key sent it. Returns the tool names to be remembered once it
+        is committed.
+        """
+        names = await self._admit_names(connection, out)
+        adoptions = await find_traces(connection, out)
+        elsewhere = await find_calls(connection, out)
+        for session in out.sessions.values():
+            if owner is not None:
+                session.say(f"@{OWNER}", str(owner), session.last_ns)
+        claims = {best_claim(session.said) for session in out.sessions.values()}
+        users = await users_of(connection, out.tenant_id, {claim for claim in claims if claim})
+        deltas = await take_deltas(connection, out.points)
+        parts = {session.id: session for session in out.sessions.values()}
+        others = await _others(connection, parts, elsewhere, adoptions)
+        held = await hold_sessions(connection, [*parts.values(), *others])
+        adoptions = [one for one in adoptions if one.old_id in held and one.new_id in held]
+        for session_id, part in parts.items():
+            held[session_id].state.hear(part.said)
+        for adoption in adoptions:
+            absorb(held[adoption.new_id], held[adoption.old_id])
+        known = [one.before.known for one in held.values() if one.before.known is not None]
+        users |= {one.claim: one.user_id for one in known}
+        for one in held.values():
+            identify(one, users)
+        self._raise_ranks(out, held)
+        places = {session_id: _place(one) for session_id, one in held.items()}
+        await self._adopt(connection, adoptions)
+        await self._demote(connection, held, places, {one.new_id for one in adoptions})
+        await self._tools.store(connection, out.tools, places)
+        await self._models.store(connection, out.models, places)
+        for session_id, tallies in (await store_events(connection, out.events, places)).items():
+            add(held[session_id].tallies, tallies)
+        for session_id, meters in (await store_deltas(connection, deltas, places)).items():
+            add(held[session_id].state.meters, meters)
+        for session_id, place in places.items():
+            add(held[session_id].state.calls, place.figures)
+        for adoption in adoptions:
+            del held[adoption.old_id]
+        await self._attribute(connection, held.values(), {one.new_id for one in adoptions})
+        if adoptions:
+            await drop_sessions(connection, [one.old_id for one in adoptions])
+        await change_sessions(connection, out.tenant_id, held.values(), parts)
+        return names
+
+    def remember(self, tenant_id: UUID, names: set[str]) -> None:
+        """Remember the names that `write` returned; after the commit."""
+        self._tool_names.remember(tenant_id, names)
+
+    async def _admit_names(self, connection: ContextConnection, out: Telemetry) -> set[str]:
+        names = {
+            part.tool_name
+            for call in out.tools.values()
+            for part in call.parts.values()
+            if part.tool_name is not None
+        }
+        if not names:
+            return names
+        too_many = await self._tool_names.admit(connection, out.tenant_id, names)
+        if too_many:
+            for call in out.tools.values():
+                for part in call.parts.values():
+                    if part.tool_name in too_many:
+                        part.extra = {**(part.extra or {}), "tool_name": part.tool_name}
+                        part.tool_name = OTHER
+        return names - too_many
+
+    def _raise_ranks(self, out: Telemetry, held: dict[UUID, Held]) -> None:
+        for call in out.tools.values():
+            if call.session is not None:
+                state = held[call.session.id].state
+                state.tool_rank = max(state.tool_rank, call.rank)
+        for model_call in out.models.values():
+            if model_call.session is not None:
+                state = held[model_call.session.id].state
+                state.model_rank = max(state.model_rank, model_call.rank)
+
+    async def _adopt(self, connection: ContextConnection, adoptions: list[Adoption]) -> None:
+        if not adoptions:
+            return
+        pairs = as_json(adoptions)
+        for statement in (
+            self._tools.table.adopt,
+            self._models.table.adopt,
+            ADOPT_EVENTS,
+            ADOPT_DELTAS,
+        ):
+            await connection.execute(statement, pairs)
+
+    async def _demote(
+        self,
+        connection: ContextConnection,
+        held: dict[UUID, Held],
+        places: dict[UUID, Place],
+        adopting: set[UUID],
+    ) -> None:
+        def outdone(rank: str) -> list[Place]:
+            return [
+                places[session_id]
+                for session_id, one in held.items()
+                if session_id in adopting
+                or 0 < getattr(one.before, rank) < getattr(one.state, rank)
+            ]
+
+        await self._tools.demote(connection, outdone("tool_rank"))
+        await self._models.demote(connection, outdone("model_rank"))
+
+    async def _attribute(
+        self, connection: ContextConnection, held: Iterable[Held], adopting: set[UUID]
+    ) -> None:
+        """Give rows that are there already to the user whom their session turned out to be of."""
+        changed = [
+            {"session_id": one.id, "user_id": one.user_id}
+            for one in held
+            if one.user_id is not None
+            and (one.id in adopting or (one.before.said and one.user_id != one.row["user_id"]))
+        ]
+        if not changed:
+            return
+        pairs = as_json(changed)
+        for statement in (
+            self._tools.table.attribute,
+            self._models.table.attribute,
+            ATTRIBUTE_EVENTS,
+            ATTRIBUTE_DELTAS,
+        ):
+            await connection.execute(statement, pairs)
+
+    def _priced(self, row: ModelPart) -> tuple[ModelPart, dict[str, Any]]:
+        if row.cost_usd_micros is not None:
+            return row, {"cost_source": "reported"}
+        estimate = estimate_micros(self._prices, row)
+        if estimate is None:
+            return row, {}
+        # A copy: the part itself said nothing of money.
+        priced = msgspec.structs.replace(row, cost_usd_micros=estimate)
+        return priced, {"cost_source": "estimated", "price_version": self._prices.version}
+
+
+async def _others(
+    connection: ContextConnection,
+    parts: dict[UUID, SessionPart],
+    elsewhere: list[UUID],
+    adoptions: list[Adoption],
+) -> list[SessionPart]:
+    """The sessions that change though nothing in this request is theirs."""
+    found = []
+    if elsewhere:
+        found += await connection.fetch(SESSIONS_OF_CALLS, as_json([str(it) for it in elsewhere]))
+    if ids := [str(it) for one in adoptions for it in (one.old_id, one.new_id)]:
+        found += await connection.fetch(SESSIONS, as_json(ids))
+    return [
+        SessionPart(
+            id=row["id"],
+            agent=row["agent"],
+            external_id=row["external_id"],
+            first_ns=_ns(row["started_at"]),
+            last_ns=_ns(row["last_event_at"]),
+        )
+        for row in {row["id"]: row for row in found}.values()
+        if row["id"] not in parts
+    ]
+
+
+def _ns(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def _place(held: Held) -> Place:
+    head = head_of({"session_id": held.id, "agent": held.row["agent"], "user_id": held.user_id})
+    return Place(held.id, head, held.state.tool_rank, held.state.model_rank, {})

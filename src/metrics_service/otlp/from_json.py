@@ -177,8 +177,8 @@ _lone_surrogates = re.compile(
 
 def logs_from_json(body: bytes, received_ns: int) -> Decoded[LogItem]:
     out: Decoded[LogItem] = Decoded()
-    request = _parsed(_LOGS, body)
-    for source, scoped in _sources(request.resource_logs, "scope_logs", out):
+    groups = _groups(_LOGS, body, "resource_logs")
+    for source, scoped in _sources(groups, "scope_logs", out):
         for record in _each(scoped.log_records, _LogRecord, out):
             out.items.append(
                 log_item(
@@ -199,8 +199,8 @@ def logs_from_json(body: bytes, received_ns: int) -> Decoded[LogItem]:
 
 def spans_from_json(body: bytes) -> Decoded[SpanItem]:
     out: Decoded[SpanItem] = Decoded()
-    request = _parsed(_SPANS, body)
-    for source, scoped in _sources(request.resource_spans, "scope_spans", out):
+    groups = _groups(_SPANS, body, "resource_spans")
+    for source, scoped in _sources(groups, "scope_spans", out):
         for span in _each(scoped.spans, _Span, out):
             trace_id, span_id = _hex(span.trace_id, 32), _hex(span.span_id, 16)
             if trace_id is None or span_id is None or not is_span_id(trace_id, span_id):
@@ -240,8 +240,8 @@ def _span(
 
 def points_from_json(body: bytes, received_ns: int) -> Decoded[PointItem]:
     out: Decoded[PointItem] = Decoded()
-    request = _parsed(_METRICS, body)
-    for source, scoped in _sources(request.resource_metrics, "scope_metrics", out):
+    groups = _groups(_METRICS, body, "resource_metrics")
+    for source, scoped in _sources(groups, "scope_metrics", out):
         for metric in _each(scoped.metrics, _Metric, out):
             _points(source, metric, received_ns, out)
     return out
@@ -290,6 +290,22 @@ def _points(source: Source, metric: _Metric, received_ns: int, out: Decoded[Poin
 
 
 # -- reading ----------------------------------------------------------------------------------------
+
+
+_PATHS = {"resource_logs": "logs", "resource_spans": "traces", "resource_metrics": "metrics"}
+
+
+def _groups(decoder: Any, body: bytes, wanted: str) -> list[_Group[Any]]:
+    request = _parsed(decoder, body)
+    groups: list[_Group[Any]] | None = getattr(request, wanted)
+    if groups is not None:
+        return groups
+    for name, path in _PATHS.items():
+        if getattr(request, name) is not None:
+            raise MalformedRequestError(f"this is a request for /v1/{path}")
+    if body.strip() != b"{}":
+        raise _malformed()
+    return []
 
 
 def _parsed(decoder: Any, body: bytes) -> Any:

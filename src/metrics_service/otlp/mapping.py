@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from metrics_service.ingest.content import rest
 from metrics_service.ingest.parts import LOGS, METRICS, TRACES
 from metrics_service.ingest.telemetry import Point, SessionPart, Telemetry
 from metrics_service.otlp.agents import AGENTS
 from metrics_service.otlp.agents.agent import Agent, Metric
-from metrics_service.otlp.agents.events import keep_log, keep_span, without_content
+from metrics_service.otlp.agents.events import keep_log, keep_span
 from metrics_service.otlp.items import (
     CUMULATIVE,
     Attributes,
@@ -34,6 +35,7 @@ _LISTS = frozenset({"workspace_paths"})
 
 
 _LONG_NS = 10**18
+MICROS = "usd_micros"
 
 
 def map_logs(items: Iterable[LogItem], out: Telemetry) -> None:
@@ -85,7 +87,12 @@ def map_points(items: Iterable[PointItem], out: Telemetry) -> None:
         metric = agent.metrics.get(agent.own(item.metric), _UNKNOWN)
         if metric is None or not item.has_value:
             continue
+        if item.attributes.get("start_type") == "agents_view":
+            # A page that lists sessions is none.
+            continue
         session = _session_of(agent, source, item.attributes, item.time_ns, METRICS, out)
+        if session is not None and metric.name == "session.count":
+            session.say("start_type", text(item.attributes.get("start_type")), item.time_ns)
         if (point := _point(item, agent, metric, session)) is not None:
             out.points.append(point)
     _listen_to(sources, out)
@@ -110,8 +117,6 @@ def _point(
         named = {metric.kind, metric.tool, metric.model, metric.language}
         known = STANDARD | {name for name in named if name is not None}
     factor = metric.factor
-    # A counter is a count only where it can be summed.
-    is_scaled = factor != 1.0 and item.value is not None
     return Point(
         session=session,
         agent=agent.code_of(item.source),
@@ -122,7 +127,7 @@ def _point(
         stream=stream_of(item),
         start_ns=item.start_ns,
         time_ns=item.time_ns,
-        value=item.value * factor if is_scaled and item.value is not None else item.value,
+        value=_scaled(item.value, metric),
         count=item.count,
         bounds=[bound * factor for bound in item.bounds] if item.bounds is not None else None,
         buckets=item.buckets,
@@ -132,8 +137,15 @@ def _point(
         tool_name=text(a.get(metric.tool)) if is_known else None,
         language=text(a.get(metric.language)) if is_known else None,
         status=metric.status(a) if metric.status is not None else None,
-        attributes=without_content(a, agent, known) or None,
+        attributes=rest(a, known, agent.content),
     )
+
+
+def _scaled(value: float | None, metric: Metric) -> float | None:
+    if value is None:
+        return None
+    # Money is whole: rounded before it is subtracted, so that the sum is what the client's sum is.
+    return float(round(value * metric.factor)) if metric.unit == MICROS else value * metric.factor
 
 
 def _session_of(

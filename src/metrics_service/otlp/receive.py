@@ -6,7 +6,6 @@ import time
 
 from metrics_service.http.dependencies import Caller
 from metrics_service.ingest.telemetry import Telemetry
-from metrics_service.ingest.write_telemetry import write_telemetry
 from metrics_service.otlp.decode import Reading, read_request
 from metrics_service.otlp.decoded import Signal
 
@@ -18,8 +17,10 @@ async def receive(caller: Caller, signal: Signal, body: bytes, *, is_json: bool)
     """
     out = Telemetry(caller.tenant_id)
     reading = read_request(signal, body, is_json=is_json, received_ns=time.time_ns(), out=out)
+    if out.is_empty:
+        return reading
+    writer = caller.database.telemetry
     async with caller.writing() as connection:
-        await write_telemetry(
-            connection, out, owner=caller.principal.user_id, tool_names=caller.database.tool_names
-        )
+        names = await writer.write(connection, out, owner=caller.principal.user_id)
+    writer.remember(caller.tenant_id, names)
     return reading

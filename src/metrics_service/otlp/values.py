@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from metrics_service.ingest.content import REDACTED, size
 from metrics_service.ingest.telemetry import EPOCH
 from metrics_service.otlp.items import Value
 
@@ -22,7 +23,6 @@ MAX_CONTENT = 64 * 1024
 MAX_COUNT = 10**12
 MAX_MS = 1e13
 
-REDACTED = frozenset({"<REDACTED>", "[REDACTED]"})
 _TRUTHS: dict[Any, bool] = {
     True: True, False: False, "true": True, "false": False, "1": True, "0": False,
 }  # fmt: skip
@@ -112,13 +112,6 @@ def content(value: Value) -> str | None:
     return msgspec.json.encode(value).decode()[:MAX_CONTENT]
 
 
-def size(value: Value) -> int | None:
-    """The length of content in bytes of UTF-8."""
-    if value is None or (isinstance(value, str) and value in REDACTED):
-        return None
-    return len((value if isinstance(value, str) else msgspec.json.encode(value).decode()).encode())
-
-
 def nanoseconds(value: Value) -> int | None:
     """An ISO 8601 moment, or a number of nanoseconds, milliseconds or seconds since 1970."""
     if isinstance(value, str):
@@ -141,3 +134,9 @@ def nanoseconds(value: Value) -> int | None:
 def encoded(value: bytes) -> str:
     """Bytes as the text that JSON has for them."""
     return base64.b64encode(value).decode()
+
+
+__all__ = [
+    "content", "count", "encoded", "flag", "mapping", "milliseconds", "nanoseconds", "number",
+    "parsed", "seconds", "size", "strings", "text",
+]  # fmt: skip

@@ -1,10 +1,11 @@
 """Claude Code: logs are the truth, spans add waits and runs, metrics carry code, commits and time.
 
-Source: Claude Code documentation, "Monitoring", state August 2026.
+Sources: Claude Code documentation, "Monitoring", state August 2026; the wire of 2.1.330.
 """
 
 from __future__ import annotations
 
+from metrics_service.ingest.content import rest
 from metrics_service.ingest.parts import (
     DECISION,
     EXECUTION,
@@ -14,13 +15,7 @@ from metrics_service.ingest.parts import (
     ModelPart,
     ToolPart,
 )
-from metrics_service.ingest.telemetry import (
-    EventRecord,
-    SessionPart,
-    Telemetry,
-    instant,
-    rest,
-)
+from metrics_service.ingest.telemetry import SessionPart, Telemetry, instant
 from metrics_service.otlp.agents.agent import Agent, Metric
 from metrics_service.otlp.agents.events import keep_log, keep_span, log_key
 from metrics_service.otlp.items import Attributes, LogItem, SpanItem
@@ -37,26 +32,34 @@ from metrics_service.otlp.words import STANDARD, decided, micros, model_tokens
 
 CODE = "claude-code"
 
+_CONTENT = frozenset(
+    {
+        "prompt", "prompt_text", "user_prompt", "response", "tool_input", "tool_parameters",
+        "tool_output", "bash_command", "full_command", "file_path", "error_body", "body",
+    }
+)  # fmt: skip
 _DECISION_KEYS = STANDARD | {
     "tool_name", "tool_use_id", "decision", "source", "tool_source", "tool_parameters",
 }  # fmt: skip
 _RESULT_KEYS = _DECISION_KEYS | {
     "success", "duration_ms", "error_type", "error", "decision_type", "decision_source",
-    "tool_input_size_bytes", "tool_result_size_bytes", "mcp_server_scope", "tool_input",
+    "tool_input_size_bytes", "tool_result_size_bytes", "tool_input",
 }  # fmt: skip
 _REQUEST_KEYS = STANDARD | {
-    "model", "cost_usd", "cost_usd_micros", "duration_ms", "input_tokens", "output_tokens",
+    "model", "cost_usd", "cost_usd_micros", "duration_ms", "ttft_ms", "input_tokens", "output_tokens",
     "cache_read_tokens", "cache_creation_tokens", "request_id", "client_request_id", "speed",
     "query_source", "effort", "agent.name", "skill.name", "plugin.name", "mcp_server.name",
     "mcp_tool.name", "attempt", "status_code", "error",
 }  # fmt: skip
 _SPAN_KEYS = STANDARD | {
     "span.type", "tool_name", "tool_use_id", "gen_ai.tool.call.id", "duration_ms", "result_tokens",
-    "agent_id", "parent_agent_id", "decision", "source", "success", "error",
+    "agent_id", "parent_agent_id", "gen_ai.tool.name", "gen_ai.operation.name",
+    "gen_ai.provider.name", "tool_name_safe",
 }  # fmt: skip
 _REQUEST_SPAN_KEYS = _REQUEST_KEYS | {
-    "span.type", "gen_ai.system", "gen_ai.request.model", "gen_ai.response.id", "agent_id",
-    "parent_agent_id", "ttft_ms", "success", "stop_reason", "gen_ai.response.finish_reasons",
+    "span.type", "gen_ai.system", "gen_ai.provider.name", "gen_ai.request.model",
+    "gen_ai.response.id", "agent_id", "success", "stop_reason", "gen_ai.response.finish_reasons",
+    "query_source_safe",
 }  # fmt: skip
 
 
@@ -104,7 +107,7 @@ def tool_result(item: LogItem, session: SessionPart | None, out: Telemetry) -> N
         tool_kind=_kind(a),
         input_bytes=count(a.get("tool_input_size_bytes")),
         output_bytes=count(a.get("tool_result_size_bytes")),
-        extra=rest(a, _RESULT_KEYS),
+        extra=rest(a, _RESULT_KEYS, _CONTENT),
     )
     if given:
         part.mcp_server = text(given.get("mcp_server_name"))
@@ -136,7 +139,7 @@ def tool_decision(item: LogItem, session: SessionPart | None, out: Telemetry) ->
         tool_kind=_kind(a),
         mcp_server=text(given.get("mcp_server_name")),
         mcp_tool=text(given.get("mcp_tool_name")),
-        extra=rest(a, _DECISION_KEYS),
+        extra=rest(a, _DECISION_KEYS, _CONTENT),
     )
     if out.keeps_content:
         part.arguments = content(a.get("tool_parameters"))
@@ -152,6 +155,7 @@ def _request(item: LogItem, session: SessionPart | None, out: Telemetry, status:
         started_at=instant(item.time_ns - int((duration_ms or 0) * 1e6)),
         ended_at=instant(item.time_ns),
         duration_ms=duration_ms,
+        ttft_ms=milliseconds(a.get("ttft_ms")),
         status=status,
         request_id=request_id,
         client_request_id=client_request_id,
@@ -162,15 +166,9 @@ def _request(item: LogItem, session: SessionPart | None, out: Telemetry, status:
         request_model=text(a.get("model")),
         cost_usd_micros=micros(a.get("cost_usd_micros"), a.get("cost_usd")),
         query_source=text(a.get("query_source")),
-        agent_name=text(a.get("agent.name")),
-        skill_name=text(a.get("skill.name")),
-        plugin_name=text(a.get("plugin.name")),
-        mcp_server=text(a.get("mcp_server.name")),
-        mcp_tool=text(a.get("mcp_tool.name")),
-        effort=text(a.get("effort")),
-        speed=text(a.get("speed")),
-        extra=rest(a, _REQUEST_KEYS),
+        extra=rest(a, _REQUEST_KEYS, _CONTENT),
     )
+    _attribute(part, a)
     if status == "error":
         part.http_status = count(a.get("status_code"))
         part.error_type = f"http_{part.http_status}" if part.http_status else "connection"
@@ -186,6 +184,17 @@ def _request(item: LogItem, session: SessionPart | None, out: Telemetry, status:
         )
     key = request_id or client_request_id or log_key(item)
     out.model(session, CODE, key, RESULT, part)
+
+
+def _attribute(part: ModelPart, a: Attributes) -> None:
+    """Say what asked for the request, and how."""
+    part.agent_name = text(a.get("agent.name"))
+    part.skill_name = text(a.get("skill.name"))
+    part.plugin_name = text(a.get("plugin.name"))
+    part.mcp_server = text(a.get("mcp_server.name"))
+    part.mcp_tool = text(a.get("mcp_tool.name"))
+    part.effort = text(a.get("effort"))
+    part.speed = text(a.get("speed"))
 
 
 def api_request(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
@@ -240,12 +249,14 @@ def request_span(item: SpanItem, session: SessionPart | None, out: Telemetry) ->
         trace_id=item.trace_id,
         span_id=item.span_id,
         parent_span_id=item.parent_span_id,
-        provider=text(a.get("gen_ai.system")),
+        provider=text(a.get("gen_ai.provider.name") or a.get("gen_ai.system")),
         request_model=text(a.get("model") or a.get("gen_ai.request.model")),
-        query_source=text(a.get("query_source")),
+        cost_usd_micros=micros(a.get("cost_usd_micros"), a.get("cost_usd")),
+        query_source=text(a.get("query_source") or a.get("query_source_safe")),
         agent_instance_id=text(a.get("agent_id")),
-        extra=rest(a, _REQUEST_SPAN_KEYS),
+        extra=rest(a, _REQUEST_SPAN_KEYS, _CONTENT),
     )
+    _attribute(part, a)
     if not has_failed:
         model_tokens(
             part,
@@ -278,7 +289,7 @@ def tool_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> No
         output_tokens_approx=count(a.get("result_tokens")),
         agent_instance_id=text(a.get("agent_id")),
         parent_agent_instance_id=text(a.get("parent_agent_id")),
-        extra=rest(a, _SPAN_KEYS),
+        extra=rest(a, _SPAN_KEYS, _CONTENT),
     )
     out.tool(session, CODE, _tool_span_key(item) or item.key, SPAN, part, span=item.key)
 
@@ -329,7 +340,13 @@ def _inside(
 
 AGENT = Agent(
     code=CODE,
-    scopes=frozenset({"com.anthropic.claude_code", "com.anthropic.claude_code.events"}),
+    scopes=frozenset(
+        {
+            "com.anthropic.claude_code",
+            "com.anthropic.claude_code.events",
+            "com.anthropic.claude_code.tracing",
+        }
+    ),
     prefixes=("claude_code.",),
     services=frozenset({"claude-code", "claude-code-desktop"}),
     logs={
@@ -350,7 +367,10 @@ AGENT = Agent(
         "tool.blocked_on_user": blocked_span,
     },
     metrics={
-        "session.count": Metric(name="session.count"),
+        # An agents view is a window on sessions, and none itself.
+        "session.count": Metric(
+            name="session.count", kind="start_type", kinds={"agents_view": None}
+        ),
         "lines_of_code.count": Metric(name="code.lines", kind="type"),
         "pull_request.count": Metric(name="pull_request.count"),
         "commit.count": Metric(name="commit.count"),
@@ -367,5 +387,5 @@ AGENT = Agent(
         "code_edit_tool.decision": Metric(name="edit.decision", kind="decision"),
         "active_time.total": Metric(name="active_time", kind="type"),
     },
-    content=frozenset({"prompt", "response", "tool_input", "tool_parameters", "error_body"}),
+    content=_CONTENT,
 )

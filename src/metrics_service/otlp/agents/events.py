@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import msgspec
 
+from metrics_service.ingest.content import is_content, rest, size
 from metrics_service.ingest.parts import LOGS, TRACES
 from metrics_service.ingest.telemetry import (
     Counted,
@@ -16,48 +17,8 @@ from metrics_service.ingest.telemetry import (
 )
 from metrics_service.otlp.agents.agent import Agent
 from metrics_service.otlp.items import Attributes, LogItem, SpanItem
-from metrics_service.otlp.values import MAX_CONTENT, content, milliseconds, size, text
+from metrics_service.otlp.values import content, milliseconds, text
 from metrics_service.otlp.words import STANDARD
-
-# Prompts, arguments and outputs by the names that the conventions have for them, old and new.
-CONTENT = frozenset(
-    {
-        "gen_ai.input.messages",
-        "gen_ai.output.messages",
-        "gen_ai.prompt",
-        "gen_ai.completion",
-        "gen_ai.system_instructions",
-        "gen_ai.tool.definitions",
-        "gen_ai.tool.call.arguments",
-        "gen_ai.tool.call.result",
-        "gen_ai.tool.description",
-        "input.value",
-        "output.value",
-        "prompt",
-        "response",
-        "request_text",
-        "response_text",
-        "content",
-        "message",
-        "exception.message",
-        "exception.stacktrace",
-    }
-)
-CONTENT_PREFIXES = (
-    "gen_ai.prompt.",
-    "gen_ai.completion.",
-    "llm.input_messages",
-    "llm.output_messages",
-    "llm.prompts",
-    "ai.prompt",
-    "ai.response.text",
-    "ai.response.object",
-    "ai.response.toolCalls",
-    "ai.toolCall.args",
-    "ai.toolCall.result",
-    "traceloop.entity.",
-)
-MAX_ATTRIBUTE = 1024
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
@@ -72,28 +33,6 @@ def log_key(item: LogItem) -> str:
     return sha256(item.source.digest + _canonical(named)).hexdigest()
 
 
-def is_content(name: str, agent: Agent) -> bool:
-    """Whether an attribute holds what people or models wrote."""
-    return name in CONTENT or name in agent.content or name.startswith(CONTENT_PREFIXES)
-
-
-def without_content(attributes: Attributes, agent: Agent, known: frozenset[str]) -> Attributes:
-    """The attributes that may be kept: content leaves its length, long text is cut."""
-    kept: Attributes = {}
-    for name, value in attributes.items():
-        if name in known:
-            continue
-        if is_content(name, agent):
-            if (length := size(value)) is not None:
-                kept.setdefault(f"{name}_bytes", length)
-        elif isinstance(value, str) and len(value) > MAX_ATTRIBUTE:
-            kept[name] = value[:MAX_ATTRIBUTE]
-            kept[f"{name}_bytes"] = size(value)
-        else:
-            kept[name] = value
-    return kept
-
-
 def keep_log(
     item: LogItem,
     session: SessionPart | None,
@@ -105,7 +44,7 @@ def keep_log(
     said: tuple[str, ...] = (),
 ) -> None:
     """Store a log record as an event; `said` are the attributes that are its content."""
-    attributes = without_content(item.attributes, agent, STANDARD)
+    attributes = rest(item.attributes, STANDARD, agent.content) or {}
     # The body of a record whose name stands elsewhere is text that somebody wrote.
     is_text = item.body is not None and agent.own(str(item.body)) != agent.own(item.name)
     if is_text:
@@ -137,7 +76,7 @@ def keep_span(
     counts: Counted | None = None,
 ) -> None:
     """Store a span as an event."""
-    attributes = without_content(item.attributes, agent, STANDARD)
+    attributes = rest(item.attributes, STANDARD, agent.content) or {}
     if item.has_failed:
         attributes.setdefault("status", "error")
     record = EventRecord(
@@ -168,6 +107,6 @@ def _content(
     found_all = {
         name: value
         for name, value in attributes.items()
-        if is_content(name, agent) and content(value) is not None
+        if (name in agent.content or is_content(name)) and content(value) is not None
     }
-    return content(found_all)[:MAX_CONTENT] if found_all else None  # type: ignore[index]  # not None
+    return content(found_all) if found_all else None

@@ -1,0 +1,152 @@
+"""The statements that store tool calls and model calls from telemetry; every name is a constant."""
+
+from __future__ import annotations
+
+from typing import Generic
+
+import msgspec
+
+from metrics_service.ingest.parts import ModelPart, PartT, ToolPart
+
+_TYPES = {
+    "str": "text",
+    "int": "bigint",
+    "float": "double precision",
+    "datetime": "timestamptz",
+    "list[str]": "text[]",
+    "dict[str, Any]": "jsonb",
+}
+_COMMON = {
+    "id": "uuid",
+    "session_id": "uuid",
+    "agent": "text",
+    "user_id": "uuid",
+    "signal": "text",
+    "source_rank": "smallint",
+    "is_counted": "boolean",
+    "part": "text",
+    "parts": "jsonb",
+}
+
+
+class CallTable(msgspec.Struct, Generic[PartT], frozen=True):
+    """One of the two tables of calls: how to insert, find and change rows of telemetry."""
+
+    kind: type[PartT]
+    counted: tuple[str, ...]
+    """The columns that a session's figures are made of."""
+    insert: str
+    """$1: rows; returns the ids of those that are new."""
+    find: str
+    """$1: ids; returns what the parts were, locked."""
+    change: str
+    """$1: rows, each with all of its columns."""
+    demote: str
+    """$1: sessions with a rank; what ranks below no longer counts."""
+    adopt: str
+    """$1: pairs of sessions, the old one's rows become the new one's."""
+    attribute: str
+    """$1: sessions with a user: their rows become that user's."""
+
+
+def _columns(kind: type[ToolPart] | type[ModelPart], others: dict[str, str]) -> dict[str, str]:
+    types = {
+        name: _TYPES[str(annotation).removesuffix(" | None")]
+        for name, annotation in kind.__annotations__.items()
+    }
+    return _COMMON | types | others
+
+
+def _table(
+    table: str,
+    kind: type[PartT],
+    others: dict[str, str],
+    defaults: dict[str, str],
+    counted: tuple[str, ...],
+) -> CallTable[PartT]:
+    seen = ", ".join(f"t.{name}" for name in counted)
+    columns = _columns(kind, others)
+    record = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
+    names = ", ".join(columns)
+    values = ", ".join(
+        f"coalesce({name}, {defaults[name]})" if name in defaults else name for name in columns
+    )
+    changes = ", ".join(
+        f"{name} = coalesce(r.{name}, {defaults[name]})" if name in defaults else f"{name} = r.{name}"
+        for name in columns
+        if name not in ("id", "agent")
+    )
+    return CallTable(
+        kind=kind,
+        counted=counted,
+        insert=f"""
+            WITH item AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS r({record}))
+            INSERT INTO {table} ({names}) SELECT {values} FROM item
+            ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
+        """,
+        find=f"""
+            SELECT t.id, t.session_id, t.agent, t.user_id, t.source_rank, t.is_counted, t.part,
+                   t.parts::text, CASE WHEN t.parts IS NULL THEN to_json(t)::text END AS row, {seen}
+            FROM {table} t
+            WHERE id IN (SELECT value::uuid FROM json_array_elements_text($1::json))
+              AND part IS NOT NULL
+            ORDER BY id FOR UPDATE
+        """,
+        change=f"""
+            UPDATE {table} t SET {changes}
+            FROM json_to_recordset($1::json) AS r({record}) WHERE t.id = r.id
+        """,
+        demote=f"""
+            UPDATE {table} t SET is_counted = false
+            FROM json_to_recordset($1::json) AS r(session_id uuid, rank smallint)
+            WHERE t.session_id = r.session_id AND t.source_rank < r.rank AND t.source_rank < 3
+              AND t.is_counted
+            RETURNING t.session_id, {seen}
+        """,
+        adopt=f"""
+            UPDATE {table} t SET session_id = r.new_id
+            FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid)
+            WHERE t.session_id = r.old_id
+        """,
+        attribute=f"""
+            UPDATE {table} t SET user_id = r.user_id
+            FROM json_to_recordset($1::json) AS r(session_id uuid, user_id uuid)
+            WHERE t.session_id = r.session_id AND t.part IS NOT NULL
+              AND t.user_id IS DISTINCT FROM r.user_id
+        """,
+    )
+
+
+TOOL_METRICS: CallTable[ToolPart] = _table(
+    "tool_metrics",
+    ToolPart,
+    {},
+    {
+        "tool_name": "'unknown'",
+        "status": "'unknown'",
+        "source_rank": "3",
+        "is_counted": "true",
+    },
+    ("status", "lines_added", "lines_removed"),
+)
+MODEL_CALLS: CallTable[ModelPart] = _table(
+    "model_calls",
+    ModelPart,
+    {"cost_source": "text", "price_version": "text"},
+    {
+        "status": "'success'",
+        "cost_source": "'none'",
+        "attempts": "1",
+        "source_rank": "3",
+        "is_counted": "true",
+    },
+    (
+        "status",
+        "input_tokens",
+        "output_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "reasoning_tokens",
+        "cost_usd_micros",
+    ),
+)

@@ -1,0 +1,206 @@
+"""Storing tool calls and model calls that several signals tell of.
+
+A new call is inserted; one that is there already gets the parts that it lacks, and its row is made
+anew of all of them. What a row adds to its session's figures is taken back before it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC
+from typing import Any, Generic
+from uuid import UUID
+
+import msgspec
+from asyncpg import Record
+
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.ingest.call_tables import CallTable
+from metrics_service.ingest.parts import PartT, join_parts, resolve, signal_of
+from metrics_service.ingest.rows import as_json, encode, pieces
+from metrics_service.ingest.session_state import Figures, add
+from metrics_service.ingest.telemetry import Call
+
+_UNKNOWN = "unknown"
+SURE = 3
+
+
+class Place(msgspec.Struct):
+    """A session that calls belong to: how their rows begin, and what they add to it."""
+
+    id: UUID
+    head: bytes
+    """The beginning of each row, as JSON: session, agent, user."""
+    tool_rank: int
+    model_rank: int
+    figures: Figures
+
+
+class Calls(msgspec.Struct, Generic[PartT]):
+    """One table's way of storing calls."""
+
+    table: CallTable[PartT]
+    rank: str
+    """Which of a place's ranks decides what counts."""
+    figures: Callable[[PartT], Figures]
+    finish: Callable[[PartT], tuple[PartT, dict[str, Any]]]
+    """The row with what follows from the whole of it, and columns that no part has."""
+
+    async def store(
+        self,
+        connection: ContextConnection,
+        calls: Mapping[int, Call[PartT]],
+        places: Mapping[UUID, Place],
+    ) -> None:
+        """Store the calls, each counted once; `places` has every session that they name."""
+        new = await self._insert(connection, calls, places)
+        known = {row_id: call for row_id, call in calls.items() if row_id not in new}
+        if known:
+            await self._join(connection, known, places)
+
+    async def _insert(
+        self,
+        connection: ContextConnection,
+        calls: Mapping[int, Call[PartT]],
+        places: Mapping[UUID, Place],
+    ) -> set[int]:
+        rows: list[bytes] = []
+        added: dict[int, tuple[Place | None, Figures]] = {}
+        for row_id in sorted(calls):
+            call = calls[row_id]
+            if call.session is None and not call.agent:
+                # Parts of a call that is known already, or of none.
+                continue
+            place = places[call.session.id] if call.session is not None else None
+            row, others = self.finish(resolve(call.parts))
+            is_counted = self._counts(call.rank, place)
+            head = place.head if place is not None else _head_without(call.agent)
+            rows.append(_row(row_id, call, head, row, others, is_counted=is_counted))
+            added[row_id] = (place, self.figures(row) if is_counted else {})
+        new: set[int] = set()
+        for piece in pieces(rows):
+            for record in await connection.fetch(self.table.insert, piece):
+                row_id = record["id"].int
+                new.add(row_id)
+                place, figures = added[row_id]
+                if place is not None:
+                    add(place.figures, figures)
+        return new
+
+    def _counts(self, rank: int, place: Place | None) -> bool:
+        return place is None or rank >= SURE or rank >= getattr(place, self.rank)
+
+    async def _join(
+        self,
+        connection: ContextConnection,
+        calls: Mapping[int, Call[PartT]],
+        places: Mapping[UUID, Place],
+    ) -> None:
+        changed: list[bytes] = []
+        ids = as_json([f"{row_id:032x}" for row_id in sorted(calls)])
+        for found in await connection.fetch(self.table.find, ids):
+            row_id = found["id"].int
+            call = calls[row_id]
+            parts = self._parts(found)
+            rank = max(call.rank, found["source_rank"])
+            if not join_parts(parts, call.parts) and rank == found["source_rank"]:
+                continue
+            place = places.get(found["session_id"])
+            row, others = self.finish(resolve(parts))
+            is_counted = self._counts(rank, place)
+            joined = Call(None, "", rank, parts)
+            changed.append(
+                _row(row_id, joined, head_of(found), row, others, is_counted=is_counted)
+            )
+            if place is not None:
+                add(place.figures, self._counted(found) if found["is_counted"] else {}, -1)
+                add(place.figures, self.figures(row) if is_counted else {})
+        for piece in pieces(changed):
+            await connection.execute(self.table.change, piece)
+
+    def _parts(self, found: Record) -> dict[str, PartT]:
+        if found["parts"] is not None:
+            return _decode_parts(found["parts"], self.table.kind)
+        part = msgspec.json.decode(found["row"], type=self.table.kind)
+        return {found["part"]: _as_told(part, found["row"])}
+
+    async def demote(
+        self, connection: ContextConnection, places: Iterable[Place]
+    ) -> None:
+        """Something better tells of these sessions' calls from now on."""
+        by_id = {place.id: place for place in places}
+        if not by_id:
+            return
+        ranks = [
+            {"session_id": place.id, "rank": getattr(place, self.rank)} for place in by_id.values()
+        ]
+        for found in await connection.fetch(self.table.demote, as_json(ranks)):
+            add(by_id[found["session_id"]].figures, self._counted(found), -1)
+
+    def _counted(self, found: Record) -> Figures:
+        """What a stored row adds to its session's figures."""
+        return self.figures(self.table.kind(**{name: found[name] for name in self.table.counted}))
+
+
+def _decode_parts(encoded: str, kind: type[PartT]) -> dict[str, PartT]:
+    return msgspec.json.decode(encoded, type=dict[str, kind])  # type: ignore[valid-type]  # a class
+
+
+class _Estimated(msgspec.Struct):
+    cost_source: str | None = None
+
+
+def _as_told(part: PartT, row: str) -> PartT:
+    """Take back what the row has and its only part had not: defaults and the estimate."""
+    if part.status == _UNKNOWN:
+        part.status = None
+    if getattr(part, "tool_name", None) == _UNKNOWN:
+        part.tool_name = None  # type: ignore[union-attr]  # a tool's
+    if msgspec.json.decode(row, type=_Estimated).cost_source == "estimated":
+        part.cost_usd_micros = None  # type: ignore[union-attr]  # a model's
+    for name in ("started_at", "ended_at"):
+        moment = getattr(part, name)
+        if moment is not None:
+            setattr(part, name, moment.astimezone(UTC))
+    return part
+
+
+def _row(
+    row_id: int,
+    call: Call[PartT],
+    head: bytes,
+    row: PartT,
+    others: dict[str, Any],
+    *,
+    is_counted: bool,
+) -> bytes:
+    parts = call.parts
+    if len(parts) == 1:
+        told = b'"part":"%b"' % next(iter(parts)).encode()
+    else:
+        told = b'"part":"several","parts":%b' % encode(parts)
+    if call.rank != SURE or not is_counted:
+        told += b',"source_rank":%d,"is_counted":%b' % (
+            call.rank,
+            b"true" if is_counted else b"false",
+        )
+    for name, value in others.items():
+        told += b',"%b":%b' % (name.encode(), encode(value))
+    content = encode(row)[1:]
+    return b'%b,"id":"%032x","signal":"%b",%b%b%b' % (
+        head,
+        row_id,
+        signal_of(parts).encode(),
+        told,
+        b"," if content != b"}" else b"",
+        content,
+    )
+
+
+def _head_without(agent: str) -> bytes:
+    return b'{"agent":%b' % encode(agent)
+
+
+def head_of(row: Mapping[str, Any] | Record) -> bytes:
+    """How the rows of a session begin."""
+    return encode({name: row[name] for name in ("session_id", "agent", "user_id")})[:-1]

@@ -1,0 +1,149 @@
+"""What the write path remembers of a session, and the figures that people see of it.
+
+One fact often arrives as log, span and metric. The figures of the calls and those of the metrics are
+kept apart, and what is shown is a function of both: so any order of arrival shows the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.ingest.claims import Claim
+from metrics_service.ingest.parts import ModelPart, ToolPart
+from metrics_service.ingest.telemetry import Point
+
+FAILED = frozenset({"error", "timeout"})
+TOOLS = ("tool_call_count", "tool_error_count", "tool_reject_count")
+MODELS = (
+    "model_call_count",
+    "model_error_count",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_usd_micros",
+)
+LINES = ("lines_added", "lines_removed")
+METERED = ("commits", "pull_requests", "active_seconds_user", "active_seconds_agent")
+COUNTED = ("prompt_count", "turn_count", "compactions")
+FIGURES = TOOLS + MODELS + LINES + METERED
+
+Figures = dict[str, float]
+
+
+class Known(msgspec.Struct, frozen=True):
+    """The person of a session, and by what they are known."""
+
+    claim: Claim
+    user_id: UUID
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    """Stored with the session, as JSON in its column `telemetry`."""
+
+    said: dict[str, tuple[int, Any]] = {}
+    calls: Figures = {}
+    """Of the tool calls and model calls that count."""
+    meters: Figures = {}
+    """Of metrics."""
+    shown: Figures = {}
+    """What of the session's columns is ours."""
+    tool_rank: int = 0
+    """The best that tells of the session's tool calls: what ranks below does not count."""
+    model_rank: int = 0
+    known: Known | None = None
+
+    def hear(self, said: Mapping[str, tuple[int, Any]]) -> None:
+        """Take what was said last; a tie falls the same way whoever comes first."""
+        for name, (time_ns, value) in said.items():
+            before = self.said.get(name)
+            if before is None or (time_ns, str(value)) > (before[0], str(before[1])):
+                self.said[name] = (time_ns, value)
+
+
+def add(figures: Figures, others: Mapping[str, float], sign: int = 1) -> None:
+    for name, value in others.items():
+        figures[name] = figures.get(name, 0) + sign * value
+
+
+def figures_of_tool(part: ToolPart) -> Figures:
+    """What one tool call adds to its session."""
+    figures: Figures = {"tool_call_count": 1}
+    if part.status in FAILED:
+        figures["tool_error_count"] = 1
+    elif part.status == "rejected":
+        figures["tool_reject_count"] = 1
+    if part.lines_added:
+        figures["lines_added"] = part.lines_added
+    if part.lines_removed:
+        figures["lines_removed"] = part.lines_removed
+    return figures
+
+
+def figures_of_model(part: ModelPart) -> Figures:
+    """What one model call adds to its session."""
+    figures: Figures = {"model_call_count": 1}
+    if part.status == "error":
+        figures["model_error_count"] = 1
+    for name in MODELS[2:]:
+        if value := getattr(part, name):
+            figures[name] = value
+    return figures
+
+
+def figures_of_point(point: Point, value: float) -> Figures:
+    """What one delta adds to its session's meters."""
+    kind = point.kind or ""
+    match point.metric:
+        case "code.lines" if kind in ("added", "removed"):
+            return {f"lines_{kind}": value}
+        case "commit.count":
+            return {"commits": value}
+        case "pull_request.count":
+            return {"pull_requests": value}
+        case "active_time":
+            return {"active_seconds_user" if kind == "user" else "active_seconds_agent": value}
+        case "cost.usage":
+            return {"cost_usd_micros": value}
+        case "token.usage" if kind:
+            return {f"tokens.{kind}": value}
+        case "tool.calls":
+            failed = {"tool_error_count": value} if point.status in FAILED else {}
+            return {"tool_call_count": value, **failed}
+    return {}
+
+
+def figures_of(state: State, native: Mapping[str, float]) -> Figures:
+    """The session's figures: of its calls, and of metrics where no call tells.
+
+    `native` counts the calls that came by the JSON API, which are shown beside these.
+    """
+    calls, meters = state.calls, state.meters
+    figures: Figures = {name: calls.get(name, 0) for name in (*TOOLS, *MODELS, *LINES)}
+    if not calls.get("tool_call_count") and not native.get("tool_call_count"):
+        figures |= {name: meters.get(name, 0) for name in TOOLS}
+    if not calls.get("model_call_count") and not native.get("model_call_count"):
+        figures |= _metered_tokens(meters)
+    if any(name in meters for name in LINES):
+        figures |= {name: meters.get(name, 0) for name in LINES}
+    return figures | {name: meters.get(name, 0) for name in METERED}
+
+
+def _metered_tokens(meters: Figures) -> Figures:
+    read, write = meters.get("tokens.cache_read", 0), meters.get("tokens.cache_write", 0)
+    total = meters.get("tokens.input", 0)
+    if "tokens.input_uncached" in meters:
+        total += meters["tokens.input_uncached"] + read + write
+    return {
+        "input_tokens": total,
+        "output_tokens": meters.get("tokens.output", 0),
+        "cache_read_tokens": read,
+        "cache_write_tokens": write,
+        "reasoning_tokens": meters.get("tokens.reasoning", 0),
+        "cost_usd_micros": meters.get("cost_usd_micros", 0),
+    }
