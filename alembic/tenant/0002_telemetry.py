@@ -112,7 +112,7 @@ MODEL_COLUMNS = (
 CALL_COLUMNS = (
     "signal text NOT NULL DEFAULT 'api'",
     # Where several signals tell of one call without a common name, the best of its session counts.
-    "source_rank smallint NOT NULL DEFAULT 3",
+    "source_rank smallint NOT NULL DEFAULT 4",
     "is_counted boolean NOT NULL DEFAULT true",
     # What said it; when several did, what each of them said, so that any order gives the same row.
     "part text",
@@ -121,7 +121,11 @@ CALL_COLUMNS = (
 )
 
 CHECKS = (
-    ("tool_metrics", "tool_metrics_decision", "decision IN ('accept', 'modify', 'reject', 'cancel')"),
+    (
+        "tool_metrics",
+        "tool_metrics_decision",
+        "decision IN ('accept', 'modify', 'reject', 'cancel')",
+    ),
     (
         "tool_metrics",
         "tool_metrics_decision_mode",
@@ -255,11 +259,11 @@ STATEMENTS = (
     """,
     """
     CREATE INDEX tool_metrics_uncounted_ix ON tool_metrics (tenant_id, session_id)
-        WHERE source_rank < 3
+        WHERE source_rank < 4
     """,
     """
     CREATE INDEX model_calls_uncounted_ix ON model_calls (tenant_id, session_id)
-        WHERE source_rank < 3
+        WHERE source_rank < 4
     """,
     """
     CREATE INDEX metrics_sessions_repository_ix

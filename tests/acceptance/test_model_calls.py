@@ -32,6 +32,7 @@ FIELDS = {
     "provider", "request_model", "response_model", "input_tokens", "input_uncached_tokens",
     "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
     "cost_usd_micros", "cost_source", "attempts",
+    "signal",
 }  # fmt: skip
 SUMS = (
     "input_tokens",

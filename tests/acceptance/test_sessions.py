@@ -30,6 +30,9 @@ FIELDS = {
     "user", "repository", "branch", "team", "tags", "productivity_score", "metadata", "status",
     "duration_ms", "tool_call_count", "tool_error_count", "model_call_count", "input_tokens",
     "output_tokens", "cost_usd_micros", "lines_added", "lines_removed", "created_at", "updated_at",
+    "tool_reject_count", "model_error_count", "cache_read_tokens", "cache_write_tokens",
+    "reasoning_tokens", "prompt_count", "turn_count", "compactions", "commits", "pull_requests",
+    "active_seconds_user", "active_seconds_agent", "signals",
 }  # fmt: skip
 
 

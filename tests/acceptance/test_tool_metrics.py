@@ -33,6 +33,7 @@ FIELDS = {
     "id", "session_id", "agent", "user_id", "user_email", "tool_name", "tool_category", "started_at",
     "duration_ms", "wait_ms", "status", "error_type", "cpu_ms", "memory_bytes", "input_bytes",
     "output_bytes", "metadata", "received_at", "external_session_id",
+    "signal",
 }  # fmt: skip
 
 

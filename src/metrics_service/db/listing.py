@@ -49,7 +49,18 @@ class FactQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True
     agent: ShortText | None = None
     session_type: ShortText | None = None
     tag: ShortText | None = None
+    repository: ShortText | None = None
+    branch: ShortText | None = None
+    team: ShortText | None = None
+    project: ShortText | None = None
+    environment: ShortText | None = None
     sort: Literal["started_at", "-started_at"] = "-started_at"
+
+
+def _of_session(column: str) -> str:
+    return f"""f.session_id IN (
+        SELECT s.id FROM metrics_sessions s
+        WHERE s.tenant_id = f.tenant_id AND s.{column} = ?)"""
 
 
 FACT_FILTERS = {
@@ -57,21 +68,24 @@ FACT_FILTERS = {
     "started_before": "f.started_at < ?",
     "user_id": "f.user_id = ?",
     "agent": "f.agent = ?",
-    "session_type": """f.session_id IN (
-        SELECT s.id FROM metrics_sessions s
-        WHERE s.tenant_id = f.tenant_id AND s.session_type = ?)""",
+    **{
+        name: _of_session(name)
+        for name in ("session_type", "repository", "branch", "team", "project", "environment")
+    },
     "tag": """f.session_id IN (
         SELECT t.session_id FROM session_tags t WHERE t.tenant_id = f.tenant_id AND t.tag = ?)""",
     "session_id": "f.session_id = ?",
     "tool_name": "f.tool_name = ?",
     "request_model": "f.request_model = ?",
     "status": "f.status = ?",
+    "decision": "f.decision = ?",
 }
 
 
 def fact_where(query: FactQuery, *, session_id: UUID | None = None) -> Where:
-    """The conditions of a query over a fact table called `f`."""
+    """The conditions of a query over the calls that count, in a table called `f`."""
     where = Where()
+    where.require("f.is_counted")
     for name, value in {**query.filters(), "session_id": session_id}.items():
         if value is not None and name in FACT_FILTERS:
             where.add(FACT_FILTERS[name], value)

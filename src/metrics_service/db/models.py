@@ -21,7 +21,7 @@ class User(DefaultBase):
 
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=FetchedValue())
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=FetchedValue())
-    email: Mapped[str] = mapped_column(Text)
+    email: Mapped[str | None] = mapped_column(Text)
     name: Mapped[str | None] = mapped_column(Text)
     role: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
     team: Mapped[str | None] = mapped_column(Text)

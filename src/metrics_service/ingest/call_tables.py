@@ -6,7 +6,7 @@ from typing import Generic
 
 import msgspec
 
-from metrics_service.ingest.parts import ModelPart, PartT, ToolPart
+from metrics_service.ingest.parts import RANK_SURE, ModelPart, PartT, ToolPart
 
 _TYPES = {
     "str": "text",
@@ -72,7 +72,9 @@ def _table(
         f"coalesce({name}, {defaults[name]})" if name in defaults else name for name in columns
     )
     changes = ", ".join(
-        f"{name} = coalesce(r.{name}, {defaults[name]})" if name in defaults else f"{name} = r.{name}"
+        f"{name} = coalesce(r.{name}, {defaults[name]})"
+        if name in defaults
+        else f"{name} = r.{name}"
         for name in columns
         if name not in ("id", "agent")
     )
@@ -99,8 +101,8 @@ def _table(
         demote=f"""
             UPDATE {table} t SET is_counted = false
             FROM json_to_recordset($1::json) AS r(session_id uuid, rank smallint)
-            WHERE t.session_id = r.session_id AND t.source_rank < r.rank AND t.source_rank < 3
-              AND t.is_counted
+            WHERE t.session_id = r.session_id AND t.source_rank < r.rank AND t.is_counted
+              AND t.source_rank < {RANK_SURE}
             RETURNING t.session_id, {seen}
         """,
         adopt=f"""
@@ -124,7 +126,7 @@ TOOL_METRICS: CallTable[ToolPart] = _table(
     {
         "tool_name": "'unknown'",
         "status": "'unknown'",
-        "source_rank": "3",
+        "source_rank": str(RANK_SURE),
         "is_counted": "true",
     },
     ("status", "lines_added", "lines_removed"),
@@ -137,7 +139,7 @@ MODEL_CALLS: CallTable[ModelPart] = _table(
         "status": "'success'",
         "cost_source": "'none'",
         "attempts": "1",
-        "source_rank": "3",
+        "source_rank": str(RANK_SURE),
         "is_counted": "true",
     },
     (

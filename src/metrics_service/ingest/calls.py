@@ -16,13 +16,12 @@ from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import CallTable
-from metrics_service.ingest.parts import PartT, join_parts, resolve, signal_of
+from metrics_service.ingest.parts import RANK_SURE, PartT, join_parts, resolve, signal_of
 from metrics_service.ingest.rows import as_json, encode, pieces
 from metrics_service.ingest.session_state import Figures, add
 from metrics_service.ingest.telemetry import Call
 
 _UNKNOWN = "unknown"
-SURE = 3
 
 
 class Place(msgspec.Struct):
@@ -88,7 +87,7 @@ class Calls(msgspec.Struct, Generic[PartT]):
         return new
 
     def _counts(self, rank: int, place: Place | None) -> bool:
-        return place is None or rank >= SURE or rank >= getattr(place, self.rank)
+        return place is None or rank >= RANK_SURE or rank >= getattr(place, self.rank)
 
     async def _join(
         self,
@@ -109,9 +108,7 @@ class Calls(msgspec.Struct, Generic[PartT]):
             row, others = self.finish(resolve(parts))
             is_counted = self._counts(rank, place)
             joined = Call(None, "", rank, parts)
-            changed.append(
-                _row(row_id, joined, head_of(found), row, others, is_counted=is_counted)
-            )
+            changed.append(_row(row_id, joined, head_of(found), row, others, is_counted=is_counted))
             if place is not None:
                 add(place.figures, self._counted(found) if found["is_counted"] else {}, -1)
                 add(place.figures, self.figures(row) if is_counted else {})
@@ -124,9 +121,7 @@ class Calls(msgspec.Struct, Generic[PartT]):
         part = msgspec.json.decode(found["row"], type=self.table.kind)
         return {found["part"]: _as_told(part, found["row"])}
 
-    async def demote(
-        self, connection: ContextConnection, places: Iterable[Place]
-    ) -> None:
+    async def demote(self, connection: ContextConnection, places: Iterable[Place]) -> None:
         """Something better tells of these sessions' calls from now on."""
         by_id = {place.id: place for place in places}
         if not by_id:
@@ -179,7 +174,7 @@ def _row(
         told = b'"part":"%b"' % next(iter(parts)).encode()
     else:
         told = b'"part":"several","parts":%b' % encode(parts)
-    if call.rank != SURE or not is_counted:
+    if call.rank != RANK_SURE or not is_counted:
         told += b',"source_rank":%d,"is_counted":%b' % (
             call.rank,
             b"true" if is_counted else b"false",

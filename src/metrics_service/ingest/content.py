@@ -43,6 +43,10 @@ CONTENT_PREFIXES = (
     "ai.toolCall.args",
     "ai.toolCall.result",
     "traceloop.entity.",
+    "retrieval.documents.",
+    "embedding.embeddings.",
+    "reranker.",
+    "llm.tools.",
 )
 REDACTED = frozenset({"<REDACTED>", "[REDACTED]"})
 MAX_ATTRIBUTE = 1024
@@ -74,7 +78,7 @@ def rest(
         return None
     kept: dict[str, Any] = {}
     for name, value in attributes.items():
-        if name in known or len(kept) >= MAX_KEPT:
+        if name in known or value is None or len(kept) >= MAX_KEPT:
             continue
         if name in content or is_content(name):
             if (length := size(value)) is not None:

@@ -20,11 +20,13 @@ LOGS = "logs"
 TRACES = "traces"
 METRICS = "metrics"
 
-RANK_INNER = 1
+RANK_SERVER = 1
+"""The span of the server that was asked to run a tool, inside that of the client."""
+RANK_INNER = 2
 """A span inside the span of the same call: counts where nothing better tells of the session's calls."""
-RANK_SPAN = 2
+RANK_SPAN = 3
 """A span that shares no name with the log record of the same call."""
-RANK_SURE = 3
+RANK_SURE = 4
 """A log record, or a span that meets its log record in one row: always counts."""
 
 
@@ -130,16 +132,21 @@ PartT = TypeVar("PartT", ToolPart, ModelPart)
 
 # The parts of a call, the most trusted first.
 RESULT, EXECUTION, SPAN, DECISION, WAIT = "result", "execution", "span", "decision", "wait"
-ORDER = (RESULT, EXECUTION, SPAN, DECISION, WAIT)
-LOG_PARTS = frozenset({RESULT, DECISION})
+DETAILS = "details"
+"""A log record that knows less than the span does."""
+ORDER = (RESULT, EXECUTION, SPAN, DETAILS, DECISION, WAIT)
+LOG_PARTS = frozenset({RESULT, DETAILS, DECISION})
 
 _BY_DECISION = (DECISION, RESULT, WAIT, EXECUTION, SPAN)
-_BY_SPAN = (SPAN, EXECUTION, RESULT, DECISION, WAIT)
+_BY_SPAN = (SPAN, EXECUTION, RESULT, DETAILS, DECISION, WAIT)
+_BY_RUN = (EXECUTION, RESULT, SPAN, DETAILS, DECISION, WAIT)
 _OTHER_ORDER: Mapping[str, tuple[str, ...]] = {
     "decision": _BY_DECISION,
     "decision_mode": _BY_DECISION,
     "decision_raw": _BY_DECISION,
     "decision_source_raw": _BY_DECISION,
+    # Some clients' result says how long the call took, with the wait.
+    "duration_ms": _BY_RUN,
     # A log record names the span that was open, which may be one around the call.
     "span_id": _BY_SPAN,
     "parent_span_id": _BY_SPAN,
@@ -161,10 +168,16 @@ def join_parts(mine: dict[str, PartT], others: Mapping[str, PartT]) -> bool:
     has_changed = False
     for name, part in others.items():
         known = mine.get(name)
-        if known is None or (known != part and _standing(part) < _standing(known)):
+        if known is None or (known != part and _outdoes(name, part, known)):
             mine[name] = part
             has_changed = True
     return has_changed
+
+
+def _outdoes(name: str, part: Part, known: Part) -> bool:
+    # Of decisions the last one holds: what a rule allowed, a person may still deny.
+    is_earlier = _standing(part) < _standing(known)
+    return not is_earlier if name == DECISION else is_earlier
 
 
 def _standing(part: Part) -> tuple[float, bytes]:
@@ -187,7 +200,14 @@ def resolve(parts: Mapping[str, PartT]) -> PartT:
     extras = [parts[name].extra for name in reversed(ORDER) if name in parts]
     if extra := {name: value for given in extras if given for name, value in given.items()}:
         values["extra"] = extra
-    return kind(**values)
+    row = kind(**values)
+    if isinstance(row, ToolPart) and row.status != "success" and row.decision in _UNDONE:
+        # What was not allowed to run did not fail.
+        row.status = _UNDONE[row.decision]
+    return row
+
+
+_UNDONE = {"reject": "rejected", "cancel": "cancelled"}
 
 
 def signal_of(parts: Mapping[str, Part]) -> str:

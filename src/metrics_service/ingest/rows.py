@@ -33,5 +33,3 @@ def array(rows: Iterable[bytes]) -> str:
 
 def _clean(encoded: bytes) -> bytes:
     return _nul.sub(rb"\1", encoded) if b"\\u0000" in encoded else encoded
-
-

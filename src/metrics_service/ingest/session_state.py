@@ -136,7 +136,7 @@ def figures_of(state: State, native: Mapping[str, float]) -> Figures:
 
 def _metered_tokens(meters: Figures) -> Figures:
     read, write = meters.get("tokens.cache_read", 0), meters.get("tokens.cache_write", 0)
-    total = meters.get("tokens.input", 0)
+    total = meters.get("tokens.input", 0) + meters.get("tokens.tool", 0)
     if "tokens.input_uncached" in meters:
         total += meters["tokens.input_uncached"] + read + write
     return {

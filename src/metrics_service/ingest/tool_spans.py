@@ -44,7 +44,9 @@ async def find_calls(connection: ContextConnection, out: Telemetry) -> list[UUID
         return []
     rows = await connection.fetch(
         LOCK,
-        as_json([{"id": f"{key:032x}", "tool_metric_id": _hex(out.spans.get(key))} for key in given]),
+        as_json(
+            [{"id": f"{key:032x}", "tool_metric_id": _hex(out.spans.get(key))} for key in given]
+        ),
     )
     kept, elsewhere = [], []
     for row in rows:

@@ -80,7 +80,7 @@ class TelemetryWriter:
             TOOL_METRICS, "tool_rank", figures_of_tool, lambda row: (row, {})
         )
         self._models: Calls[ModelPart] = Calls(
-            MODEL_CALLS, "model_rank", figures_of_model, self._priced
+            MODEL_CALLS, "model_rank", figures_of_model, self._finish
         )
 
     async def write(
@@ -215,7 +215,13 @@ class TelemetryWriter:
         ):
             await connection.execute(statement, pairs)
 
-    def _priced(self, row: ModelPart) -> tuple[ModelPart, dict[str, Any]]:
+    def _finish(self, row: ModelPart) -> tuple[ModelPart, dict[str, Any]]:
+        if row.input_tokens is not None:
+            # Of parts that knew different things: what one reported uncached, another saw written.
+            cached = (row.cache_read_tokens or 0) + (row.cache_write_tokens or 0)
+            uncached = max(0, row.input_tokens - cached)
+            if uncached != row.input_uncached_tokens:
+                row = msgspec.structs.replace(row, input_uncached_tokens=uncached)
         if row.cost_usd_micros is not None:
             return row, {"cost_source": "reported"}
         estimate = estimate_micros(self._prices, row)

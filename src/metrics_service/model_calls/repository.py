@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import msgspec
 from asyncpg import Record
 
 from metrics_service.db.listing import fact_where, keyset
@@ -13,7 +14,10 @@ from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.model_calls.schemas import ModelCallQuery, ModelCallView, ModelSummaryRow
 
-COLUMNS = ", ".join(f"f.{name}" for name in ModelCallView.__struct_fields__)
+COLUMNS = ", ".join(
+    "f.extra::text AS extra" if name == "extra" else f"f.{name}"
+    for name in ModelCallView.__struct_fields__
+)
 
 TOKENS = (
     "input_tokens",
@@ -66,7 +70,9 @@ async def count_model_calls(
 
 
 def model_call_view(row: Record) -> ModelCallView:
-    return ModelCallView(*row)
+    *columns, extra = row
+    # PostgreSQL's text goes into the answer as it is.
+    return ModelCallView(*columns, extra and msgspec.Raw(extra.encode()))
 
 
 async def summarise_model_calls(
@@ -78,7 +84,7 @@ async def summarise_model_calls(
     rows = await connection.fetch(
         f"""
         SELECT {select} {MEASURES} FROM model_calls f
-        WHERE f.started_at >= $1 AND f.started_at < $2 {group_by}
+        WHERE f.is_counted AND f.started_at >= $1 AND f.started_at < $2 {group_by}
         """,
         query.from_,
         query.to,

@@ -14,8 +14,11 @@ from metrics_service.fields import ShortText
 from metrics_service.ingest.records import CostSource, ModelStatus
 
 
-class ModelCallView(msgspec.Struct, frozen=True):
-    """One request to a language model. `input_tokens` counts cached ones, `output_tokens` reasoning."""
+class ModelCallView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One request to a language model. `input_tokens` counts cached ones, `output_tokens` reasoning.
+
+    What only telemetry can say is left out where unknown.
+    """
 
     id: UUID
     session_id: UUID | None
@@ -38,6 +41,34 @@ class ModelCallView(msgspec.Struct, frozen=True):
     cost_usd_micros: int | None
     cost_source: CostSource
     attempts: int
+    signal: str
+    ended_at: datetime | None = None
+    operation: str | None = None
+    error_message: str | None = None
+    http_status: int | None = None
+    finish_reasons: list[str] | None = None
+    tool_prompt_tokens: int | None = None
+    total_tokens_reported: int | None = None
+    price_version: str | None = None
+    billing_units: float | None = None
+    billing_unit_kind: str | None = None
+    query_source: str | None = None
+    agent_name: str | None = None
+    agent_instance_id: str | None = None
+    skill_name: str | None = None
+    plugin_name: str | None = None
+    mcp_server: str | None = None
+    mcp_tool: str | None = None
+    effort: str | None = None
+    speed: str | None = None
+    service_tier: str | None = None
+    request_id: str | None = None
+    client_request_id: str | None = None
+    turn_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    extra: msgspec.Raw | None = None
 
 
 class ModelCallQuery(FactQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):

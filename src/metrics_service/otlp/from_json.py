@@ -27,6 +27,7 @@ from metrics_service.otlp.decoded import (
 from metrics_service.otlp.items import (
     CUMULATIVE,
     DELTA,
+    KIND_SERVER,
     STATUS_ERROR,
     Attributes,
     LogItem,
@@ -104,6 +105,7 @@ class _Span(msgspec.Struct, rename="camel"):
     span_id: str | None = None
     parent_span_id: str | None = None
     name: str | None = None
+    kind: Number = None
     start_time_unix_nano: Number = None
     end_time_unix_nano: Number = None
     attributes: Pairs = None
@@ -225,6 +227,7 @@ def _span(
         start_ns=start_ns,
         end_ns=max(start_ns, _time(span.end_time_unix_nano)),
         attributes=_attributes(span.attributes, out),
+        kind=_enum(span.kind, {"SPAN_KIND_SERVER": KIND_SERVER}),
         status=_enum(status.code, {"STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": STATUS_ERROR}),
         message=status.message or "",
         events=[

@@ -94,6 +94,7 @@ def _span(source: Source, span: Any, trace_id: str, span_id: str, out: Decoded[A
         start_ns=start_ns,
         end_ns=max(start_ns, min(span.end_time_unix_nano, MAX_TIME_NS)),
         attributes=_attributes(span.attributes, out),
+        kind=span.kind,
         status=span.status.code,
         message=span.status.message,
         events=[

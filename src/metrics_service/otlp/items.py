@@ -13,6 +13,7 @@ Attributes: TypeAlias = dict[str, Value]
 
 DELTA, CUMULATIVE = 1, 2
 STATUS_ERROR = 2
+KIND_SERVER = 2
 
 
 class Source(msgspec.Struct, kw_only=True):
@@ -62,6 +63,7 @@ class SpanItem(msgspec.Struct, kw_only=True):
     start_ns: int
     end_ns: int
     attributes: Attributes
+    kind: int = 0
     status: int = 0
     message: str = ""
     events: list[SpanEvent] = []

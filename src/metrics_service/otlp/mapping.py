@@ -9,7 +9,7 @@ from metrics_service.ingest.content import rest
 from metrics_service.ingest.parts import LOGS, METRICS, TRACES
 from metrics_service.ingest.telemetry import Point, SessionPart, Telemetry
 from metrics_service.otlp.agents import AGENTS
-from metrics_service.otlp.agents.agent import Agent, Metric
+from metrics_service.otlp.agents.agent import Agent, Metric, ignore
 from metrics_service.otlp.agents.events import keep_log, keep_span
 from metrics_service.otlp.items import (
     CUMULATIVE,
@@ -39,58 +39,64 @@ MICROS = "usd_micros"
 
 
 def map_logs(items: Iterable[LogItem], out: Telemetry) -> None:
-    sources: dict[bytes, Source] = {}
+    sources: dict[bytes, tuple[Source, Agent]] = {}
     for item in items:
         source = item.source
-        sources[source.digest] = source
         agent = AGENTS.of(source.scope, item.name, source.service)
-        session = _session_of(agent, source, item.attributes, item.time_ns, LOGS, out)
+        sources[source.digest] = source, agent
         mapper = agent.logs.get(agent.own(item.name))
-        if session is None and mapper is not None and item.trace_id is not None:
-            session = _trace_session(agent, source, item, LOGS, out)
-        if session is not None and item.trace_id is not None and session.trace_id is None:
-            out.traces.setdefault(item.trace_id, session)
+        keys = _keys(agent, is_known=mapper is not None)
+        session = _session_of(agent, keys, source, item.attributes, item.time_ns, LOGS, out)
         if mapper is None:
             keep_log(item, session, out, agent)
-        else:
-            mapper(item, session, out)
+            continue
+        if item.trace_id is not None and mapper is not ignore:
+            if session is None:
+                session = _trace_session(agent, source, item, LOGS, out)
+            else:
+                out.traces.setdefault(item.trace_id, session)
+        mapper(item, session, out)
     _listen_to(sources, out)
 
 
 def map_spans(items: Iterable[SpanItem], out: Telemetry) -> None:
-    sources: dict[bytes, Source] = {}
+    sources: dict[bytes, tuple[Source, Agent]] = {}
     for item in items:
         source = item.source
-        sources[source.digest] = source
         agent = AGENTS.of(source.scope, item.name, source.service)
-        session = _session_of(agent, source, item.attributes, item.time_ns, TRACES, out)
+        sources[source.digest] = source, agent
         kind = agent.own(item.name) if agent.span_kind is None else agent.span_kind(item)
         mapper = agent.spans.get(kind)
+        keys = _keys(agent, is_known=mapper is not None)
+        session = _session_of(agent, keys, source, item.attributes, item.time_ns, TRACES, out)
         if session is not None:
-            session.see(max(item.start_ns, item.end_ns), TRACES)
-            out.traces.setdefault(item.trace_id, session)
-        elif mapper is not None or agent.code:
-            session = _trace_session(agent, source, item, TRACES, out)
+            session.see(item.end_ns, TRACES)
         if mapper is None:
             keep_span(item, session, out, agent)
-        else:
-            mapper(item, session, out)
+            continue
+        if mapper is not ignore:
+            if session is None:
+                session = _trace_session(agent, source, item, TRACES, out)
+            else:
+                out.traces.setdefault(item.trace_id, session)
+        mapper(item, session, out)
     _listen_to(sources, out)
 
 
 def map_points(items: Iterable[PointItem], out: Telemetry) -> None:
-    sources: dict[bytes, Source] = {}
+    sources: dict[bytes, tuple[Source, Agent]] = {}
     for item in items:
         source = item.source
-        sources[source.digest] = source
         agent = AGENTS.of(source.scope, item.metric, source.service)
+        sources[source.digest] = source, agent
         metric = agent.metrics.get(agent.own(item.metric), _UNKNOWN)
         if metric is None or not item.has_value:
             continue
         if item.attributes.get("start_type") == "agents_view":
             # A page that lists sessions is none.
             continue
-        session = _session_of(agent, source, item.attributes, item.time_ns, METRICS, out)
+        keys = _keys(agent, is_known=metric is not _UNKNOWN)
+        session = _session_of(agent, keys, source, item.attributes, item.time_ns, METRICS, out)
         if session is not None and metric.name == "session.count":
             session.say("start_type", text(item.attributes.get("start_type")), item.time_ns)
         if (point := _point(item, agent, metric, session)) is not None:
@@ -148,8 +154,14 @@ def _scaled(value: float | None, metric: Metric) -> float | None:
     return float(round(value * metric.factor)) if metric.unit == MICROS else value * metric.factor
 
 
+def _keys(agent: Agent, *, is_known: bool) -> tuple[str, ...]:
+    # What browsers and servers call a session is none of an agent's.
+    return SESSION_KEYS if agent.code or is_known else SESSION_KEYS[:1]
+
+
 def _session_of(
     agent: Agent,
+    keys: tuple[str, ...],
     source: Source,
     attributes: Attributes,
     time_ns: int,
@@ -157,48 +169,50 @@ def _session_of(
     out: Telemetry,
 ) -> SessionPart | None:
     key = None
-    for name in SESSION_KEYS:
+    for name in keys:
         if name in attributes and (key := text(attributes[name])) is not None:
             break
-    if key is None and agent.has_resource_session:
+    if key is None and agent.has_resource_session and len(keys) > 1:
         key = text(source.resource.get("session.id"))
-    if key is None and isinstance(thread := attributes.get("thread.id"), str):
+    if key is None and len(keys) > 1 and isinstance(thread := attributes.get("thread.id"), str):
         key = text(thread)
     if key is None:
         return None
     session = out.session(agent.code_of(source), key.replace("\0", ""), time_ns, signal)
-    _listen(session, source, attributes, time_ns)
+    _listen(session, agent, source, attributes, time_ns)
     return session
 
 
 def _trace_session(
     agent: Agent, source: Source, item: LogItem | SpanItem, signal: str, out: Telemetry
 ) -> SessionPart:
-    session = out.trace_session(
-        agent.code_of(source), str(item.trace_id), item.time_ns, signal
-    )
+    session = out.trace_session(agent.code_of(source), str(item.trace_id), item.time_ns, signal)
     if isinstance(item, SpanItem):
-        session.see(max(item.start_ns, item.end_ns), signal)
-    _listen(session, source, item.attributes, item.time_ns)
+        session.see(item.end_ns, signal)
+    _listen(session, agent, source, item.attributes, item.time_ns)
     return session
 
 
-def _listen(session: SessionPart, source: Source, attributes: Attributes, time_ns: int) -> None:
+def _listen(
+    session: SessionPart, agent: Agent, source: Source, attributes: Attributes, time_ns: int
+) -> None:
     """Take from an item what it says about the session: who, where, with what."""
-    for name in attributes.keys() & _SPOKEN:
+    for name in (attributes.keys() & _SPOKEN) - agent.deaf:
         _say(session, name, attributes[name], time_ns)
     if session.last_by_source.get(source.digest, -1) < time_ns:
         session.last_by_source[source.digest] = time_ns
 
 
-def _listen_to(sources: dict[bytes, Source], out: Telemetry) -> None:
+def _listen_to(sources: dict[bytes, tuple[Source, Agent]], out: Telemetry) -> None:
     """Take what resources say, once for all items that they came with."""
     for session in out.sessions.values():
         for digest, time_ns in session.last_by_source.items():
-            for name, value in sources[digest].resource.items():
-                if name in _SPOKEN:
+            source, agent = sources[digest]
+            for name, value in source.resource.items():
+                is_deaf = name in agent.deaf
+                if name in _SPOKEN and not is_deaf:
                     _say(session, name, value, time_ns)
-                elif name not in _NOT_RESOURCE and (word := text(value)) is not None:
+                elif (is_deaf or name not in _NOT_RESOURCE) and (word := text(value)) is not None:
                     session.say(f"#{name}", word, time_ns)
         session.last_by_source.clear()
 

@@ -115,7 +115,9 @@ def decided(decision: Value, source: Value = None) -> tuple[str | None, str | No
         return "modify", mode or _ONCE
     if word.startswith("auto"):
         return "accept", "auto"
-    if word.startswith(("approvedfor", "approvedwith", "approvedmcp", "proceedalways", "always")):
+    # Approved for the session, with an amendment of the policy, for a server: more than this once.
+    is_for_more = word.startswith("approved") and word != "approved"
+    if is_for_more or word.startswith(("proceedalways", "always")):
         return "accept", _ALWAYS
     if word.startswith(("accept", "approve", "allow", "once", "proceed")):
         return "accept", mode or _ONCE

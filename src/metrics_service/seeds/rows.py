@@ -58,6 +58,8 @@ SEEDED_SESSIONS = "SELECT id FROM metrics_sessions WHERE starts_with(external_id
 CLEAR_SESSIONS = (
     f"DELETE FROM tool_metrics WHERE session_id IN ({SEEDED_SESSIONS})",
     f"DELETE FROM model_calls WHERE session_id IN ({SEEDED_SESSIONS})",
+    f"DELETE FROM session_events WHERE session_id IN ({SEEDED_SESSIONS})",
+    f"DELETE FROM counter_deltas WHERE session_id IN ({SEEDED_SESSIONS})",
     f"DELETE FROM session_tags WHERE session_id IN ({SEEDED_SESSIONS})",
     "DELETE FROM metrics_sessions WHERE starts_with(external_id, $1)",
 )

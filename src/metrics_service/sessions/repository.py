@@ -21,7 +21,14 @@ COLUMNS = """
           WHERE t.tenant_id = s.tenant_id AND t.session_id = s.id ORDER BY t.tag) AS tags,
     s.productivity_score, s.metadata::text AS metadata, s.last_event_at, s.tool_call_count, s.tool_error_count,
     s.model_call_count, s.input_tokens, s.output_tokens, s.cost_usd_micros, s.lines_added,
-    s.lines_removed, s.created_at, s.updated_at
+    s.lines_removed, s.created_at, s.updated_at, s.tool_reject_count, s.model_error_count,
+    s.cache_read_tokens, s.cache_write_tokens, s.reasoning_tokens, s.prompt_count, s.turn_count,
+    s.compactions, s.commits, s.pull_requests, s.active_seconds_user, s.active_seconds_agent,
+    s.signals, s.is_subagent, s.parent_session_id, s.start_type, s.end_reason, s.project,
+    s.environment, s.commit_sha, s.cost_center, s.workspace_paths, s.agent_version, s.entrypoint,
+    s.terminal_type, s.os_type, s.os_version, s.host_arch, s.surface, s.permission_mode,
+    s.sandbox_policy, s.approval_policy, s.reasoning_effort, s.user_key, s.user_key_kind,
+    s.claims::text AS claims, s.resource::text AS resource
 """
 TABLES = """
     metrics_sessions s
@@ -36,7 +43,23 @@ FILTERS = {
     "session_type": "s.session_type = ?",
     "tag": """EXISTS (SELECT FROM session_tags t
               WHERE t.tenant_id = s.tenant_id AND t.session_id = s.id AND t.tag = ?)""",
+    "repository": "s.repository = ?",
+    "branch": "s.branch = ?",
+    "team": "s.team = ?",
+    "project": "s.project = ?",
+    "environment": "s.environment = ?",
+    "parent_session_id": "s.parent_session_id = ?",
 }
+OWNED = (
+    "tool_metrics",
+    "model_calls",
+    "session_events",
+    "counter_deltas",
+    "trace_sessions",
+    "session_tags",
+)
+"""The tables whose rows belong to sessions."""
+
 STATUS = {"open": "s.ended_at IS NULL", "closed": "s.ended_at IS NOT NULL"}
 
 
@@ -86,7 +109,7 @@ async def find_session(connection: ContextConnection, session_id: UUID) -> Sessi
 def session_view(row: Record) -> SessionView:
     (
         id_, agent, external_id, session_type, started_at, ended_at, user_id, user_email, user_name,
-        repository, branch, team, tags, score, metadata, last_event_at, *totals,
+        repository, branch, team, tags, score, metadata, last_event_at, *others, claims, resource,
     ) = row  # fmt: skip
     return SessionView(
         id_,
@@ -97,7 +120,7 @@ def session_view(row: Record) -> SessionView:
         ended_at,
         user_id,
         user_email,
-        SessionUser(user_id, user_email, user_name) if user_email is not None else None,
+        SessionUser(user_id, user_email, user_name) if user_id is not None else None,
         repository,
         branch,
         team,
@@ -106,8 +129,15 @@ def session_view(row: Record) -> SessionView:
         msgspec.Raw(metadata.encode()),
         "open" if ended_at is None else "closed",
         ((ended_at or last_event_at) - started_at).total_seconds() * 1000,
-        *totals,
+        *others,
+        _raw(claims),
+        _raw(resource),
     )
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    # PostgreSQL's text goes into the answer as it is.
+    return msgspec.Raw(text.encode()) if text is not None else None
 
 
 async def change_session(
@@ -157,7 +187,7 @@ async def delete_session(connection: ContextConnection, session_id: UUID) -> boo
     )
     if found is None:
         return False
-    for table in ("tool_metrics", "model_calls", "session_tags"):
+    for table in OWNED:
         await connection.execute(f"DELETE FROM {table} WHERE session_id = $1", session_id)
     await connection.execute("DELETE FROM metrics_sessions WHERE id = $1", session_id)
     return True

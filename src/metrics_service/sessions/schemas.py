@@ -35,15 +35,15 @@ SessionSort = Literal[
 
 
 class SessionUser(msgspec.Struct, frozen=True):
-    """The person a session belongs to."""
+    """The person a session belongs to; without an email where only telemetry knows them."""
 
     id: UUID
-    email: str
+    email: str | None
     name: str | None
 
 
-class SessionView(msgspec.Struct, frozen=True):
-    """A session with its running totals."""
+class SessionView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A session with its running totals; what only telemetry can say is left out where unknown."""
 
     id: UUID
     agent: str
@@ -72,6 +72,43 @@ class SessionView(msgspec.Struct, frozen=True):
     lines_removed: int
     created_at: datetime
     updated_at: datetime
+    tool_reject_count: int
+    model_error_count: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    prompt_count: int
+    turn_count: int
+    compactions: int
+    commits: int
+    pull_requests: int
+    active_seconds_user: float
+    active_seconds_agent: float
+    signals: list[str]
+    is_subagent: bool = False
+    parent_session_id: UUID | None = None
+    start_type: str | None = None
+    end_reason: str | None = None
+    project: str | None = None
+    environment: str | None = None
+    commit_sha: str | None = None
+    cost_center: str | None = None
+    workspace_paths: list[str] | None = None
+    agent_version: str | None = None
+    entrypoint: str | None = None
+    terminal_type: str | None = None
+    os_type: str | None = None
+    os_version: str | None = None
+    host_arch: str | None = None
+    surface: str | None = None
+    permission_mode: str | None = None
+    sandbox_policy: str | None = None
+    approval_policy: str | None = None
+    reasoning_effort: str | None = None
+    user_key: str | None = None
+    user_key_kind: str | None = None
+    claims: msgspec.Raw | None = None
+    resource: msgspec.Raw | None = None
 
 
 class SessionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,6 +119,12 @@ class SessionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=T
     session_type: ShortText | None = None
     tag: ShortText | None = None
     status: Literal["open", "closed"] | None = None
+    repository: ShortText | None = None
+    branch: ShortText | None = None
+    team: ShortText | None = None
+    project: ShortText | None = None
+    environment: ShortText | None = None
+    parent_session_id: UUID | None = None
     sort: Annotated[SessionSort, Meta(description="A minus sorts downwards.")] = "-started_at"
 
 

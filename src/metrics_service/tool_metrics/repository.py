@@ -19,7 +19,12 @@ COLUMNS = """
     f.id, f.session_id, s.external_id AS external_session_id, f.agent, f.user_id,
     u.email AS user_email, f.tool_name, f.tool_category, f.started_at, f.duration_ms, f.wait_ms,
     f.status, f.error_type, f.cpu_ms, f.memory_bytes, f.input_bytes, f.output_bytes,
-    coalesce(f.metadata::text, '{}') AS metadata, f.received_at
+    coalesce(f.metadata::text, '{}') AS metadata, f.received_at, f.signal, f.ended_at, f.total_ms,
+    f.error_message, f.exit_code, f.decision, f.decision_mode, f.decision_raw,
+    f.decision_source_raw, f.tool_kind, f.mcp_server, f.mcp_tool, f.skill_name, f.subagent_type,
+    f.agent_instance_id, f.parent_agent_instance_id, f.external_call_id, f.turn_id, f.trace_id,
+    f.span_id, f.parent_span_id, f.output_tokens_approx, f.lines_added, f.lines_removed,
+    f.language, f.git_commit_id, f.model, f.arguments, f.result, f.extra::text AS extra
 """
 TABLES = """
     tool_metrics f
@@ -75,6 +80,8 @@ def tool_metric_view(row: Record) -> ToolMetricView:
     columns: list[Any] = list(row)
     # PostgreSQL's text goes into the answer as it is.
     columns[METADATA] = msgspec.Raw(columns[METADATA].encode())
+    if columns[-1] is not None:
+        columns[-1] = msgspec.Raw(columns[-1].encode())
     return ToolMetricView(*columns)
 
 
@@ -87,7 +94,7 @@ async def summarise_tool_metrics(
     rows = await connection.fetch(
         f"""
         SELECT {select} {MEASURES} FROM tool_metrics f
-        WHERE f.started_at >= $1 AND f.started_at < $2 {group_by}
+        WHERE f.is_counted AND f.started_at >= $1 AND f.started_at < $2 {group_by}
         """,
         query.from_,
         query.to,

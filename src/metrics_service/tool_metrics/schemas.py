@@ -15,8 +15,8 @@ from metrics_service.fields import ShortText, metadata_error, window_error
 from metrics_service.ingest.records import ToolMetricRecord, ToolStatus
 
 
-class ToolMetricView(msgspec.Struct, frozen=True):
-    """One tool call."""
+class ToolMetricView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One tool call; what only telemetry can say is left out where unknown."""
 
     id: UUID
     session_id: UUID | None
@@ -37,11 +37,42 @@ class ToolMetricView(msgspec.Struct, frozen=True):
     output_bytes: int | None
     metadata: msgspec.Raw
     received_at: datetime
+    signal: str
+    ended_at: datetime | None = None
+    total_ms: float | None = None
+    error_message: str | None = None
+    exit_code: int | None = None
+    decision: str | None = None
+    decision_mode: str | None = None
+    decision_raw: str | None = None
+    decision_source_raw: str | None = None
+    tool_kind: str | None = None
+    mcp_server: str | None = None
+    mcp_tool: str | None = None
+    skill_name: str | None = None
+    subagent_type: str | None = None
+    agent_instance_id: str | None = None
+    parent_agent_instance_id: str | None = None
+    external_call_id: str | None = None
+    turn_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+    output_tokens_approx: int | None = None
+    lines_added: int | None = None
+    lines_removed: int | None = None
+    language: str | None = None
+    git_commit_id: str | None = None
+    model: str | None = None
+    arguments: str | None = None
+    result: str | None = None
+    extra: msgspec.Raw | None = None
 
 
 class ToolMetricQuery(FactQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tool_name: ShortText | None = None
     status: ToolStatus | None = None
+    decision: Literal["accept", "modify", "reject", "cancel"] | None = None
 
 
 class SessionToolMetricQuery(

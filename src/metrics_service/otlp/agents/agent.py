@@ -58,6 +58,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     """Attributes with prompts, arguments or outputs, besides those of the conventions."""
     has_resource_session: bool = True
     """Whether `session.id` of the resource is a session of work."""
+    deaf: frozenset[str] = frozenset()
+    """Attributes that with this client mean something else, and say nothing of the session."""
 
     def own(self, name: str) -> str:
         """The name without the client's prefix."""

@@ -367,10 +367,7 @@ AGENT = Agent(
         "tool.blocked_on_user": blocked_span,
     },
     metrics={
-        # An agents view is a window on sessions, and none itself.
-        "session.count": Metric(
-            name="session.count", kind="start_type", kinds={"agents_view": None}
-        ),
+        "session.count": Metric(name="session.count", kind="start_type"),
         "lines_of_code.count": Metric(name="code.lines", kind="type"),
         "pull_request.count": Metric(name="pull_request.count"),
         "commit.count": Metric(name="commit.count"),

@@ -54,7 +54,7 @@ def keep_log(
         name=agent.own(item.name)[:255],
         occurred_at=instant(item.time_ns),
         duration_ms=milliseconds(item.attributes.get("duration_ms")),
-        turn_id=text(item.attributes.get("prompt.id") or item.attributes.get("prompt_id")),
+        turn_id=_turn(item.attributes),
         trace_id=item.trace_id,
         span_id=item.span_id,
         severity=item.severity or None,
@@ -84,7 +84,7 @@ def keep_span(
         name=agent.own(item.name)[:255],
         occurred_at=instant(item.start_ns),
         duration_ms=item.duration_ms,
-        turn_id=text(item.attributes.get("prompt.id") or item.attributes.get("prompt_id")),
+        turn_id=_turn(item.attributes),
         trace_id=item.trace_id,
         span_id=item.span_id,
         parent_span_id=item.parent_span_id,
@@ -96,12 +96,21 @@ def keep_span(
     out.event(session, agent.code_of(item.source), item.key, record, counts=counts)
 
 
+def _turn(attributes: Attributes) -> str | None:
+    for name in ("prompt.id", "prompt_id", "turn.id"):
+        if (found := text(attributes.get(name))) is not None:
+            return found
+    return None
+
+
 def _content(
     attributes: Attributes, said: tuple[str, ...], agent: Agent, body: object
 ) -> str | None:
     for name in said:
         if (found := content(attributes.get(name))) is not None:
             return found
+    if said:
+        return None
     if body is not None:
         return content(body)  # type: ignore[arg-type]  # a value of an attribute
     found_all = {
