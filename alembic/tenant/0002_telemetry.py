@@ -168,6 +168,7 @@ STATEMENTS = (
         session_id uuid,
         agent text,
         external_id text,
+        waiting text[] NOT NULL DEFAULT '{}',
         seen_at timestamptz NOT NULL DEFAULT now(),
         CONSTRAINT trace_sessions_pk PRIMARY KEY (tenant_id, trace_id)
     )

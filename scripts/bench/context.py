@@ -6,8 +6,6 @@ Each transaction sends one statement, `SELECT 1`, so that what remains is the tr
 Round trips are counted by a proxy before the database: how often the client spoke after it listened.
 """
 
-# ruff: noqa: S311 - chance here decides nothing but whom to ask
-
 from __future__ import annotations
 
 import argparse

@@ -3,8 +3,6 @@
 python scripts/bench/data.py [--data DIR] [--tenants 50] [--sessions 2000] [--jobs 2]
 """
 
-# ruff: noqa: S311 - chance here decides nothing but whom to ask
-
 from __future__ import annotations
 
 import argparse

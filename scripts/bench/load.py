@@ -6,8 +6,6 @@
 Everything that is sent is made before the clock starts. `requests` and `max-seconds` bound it.
 """
 
-# ruff: noqa: S311 - chance here decides nothing but whom to ask
-
 from __future__ import annotations
 
 import argparse

@@ -35,12 +35,18 @@ from metrics_service.http.responses import JsonResponse
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.tenant import TenantGate
 from metrics_service.http.throttle import FailureThrottle
+from metrics_service.ingest.prices import load_prices
 from metrics_service.ingest.tool_names import ToolNames
+from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.keys.controller import KeyController
 from metrics_service.model_calls.controller import ModelCallController
+from metrics_service.otlp.controller import OtlpController
+from metrics_service.session_events.controller import SessionEventController
 from metrics_service.sessions.controller import MetricsSessionController
 from metrics_service.settings import Settings, load_settings
+from metrics_service.tenant_settings.controller import TenantSettingsController
 from metrics_service.tenants.authenticate import KeyRing
+from metrics_service.tenants.content import SettingsDirectory
 from metrics_service.tenants.listener import RegistryListener
 from metrics_service.tenants.resolve import TenantDirectory
 from metrics_service.tool_metrics.controller import ToolMetricController
@@ -48,10 +54,13 @@ from metrics_service.tool_metrics.controller import ToolMetricController
 ROUTES: list[ControllerRouterHandler] = [
     get_me,
     MetricsSessionController,
+    SessionEventController,
     ToolMetricController,
     ModelCallController,
     DashboardController,
     KeyController,
+    TenantSettingsController,
+    OtlpController,
     health.live,
     health.ready,
 ]
@@ -72,10 +81,13 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
     listener.tell(directory.forget)
     listener.tell(keys.forget)
     secret = settings.secret_key()
+    tool_names = ToolNames()
     database = Database(
         engine=engine,
         signer=CursorSigner(secret),
-        tool_names=ToolNames(),
+        tool_names=tool_names,
+        telemetry=TelemetryWriter(tool_names, load_prices(settings.prices_file)),
+        tenant_settings=SettingsDirectory(engine),
         sealer=Sealer(secret),
         query_timeout_ms=settings.database_query_timeout_ms,
     )

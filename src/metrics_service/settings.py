@@ -59,11 +59,19 @@ class Settings(
     metrics_trusted_proxies: str = ""
     metrics_auth_failures_per_minute: NotNegative = 20
     metrics_streams_max: Positive = 2000
+    metrics_prices_file: str | None = None
 
     @property
     def data_dir(self) -> Path:
         """Where the embedded server and the generated secret live; absolute."""
         return Path(self.metrics_data_dir).expanduser().absolute()
+
+    @property
+    def prices_file(self) -> Path | None:
+        """The operator's own price table; absolute."""
+        if self.metrics_prices_file is None:
+            return None
+        return Path(self.metrics_prices_file).expanduser().absolute()
 
     @property
     def is_embedded(self) -> bool:

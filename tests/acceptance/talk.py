@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import httpx
 import msgspec
+from google.rpc.status_pb2 import Status
 
 BASE = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 
@@ -24,6 +25,12 @@ _LEAK = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_PROTOBUF = ("application/x-protobuf", "application/protobuf")
+_OTLP_PATH = re.compile("(/+i/+[^/]+)?/+v1/")
+# The codes of gRPC that say the same.
+_CODES = {
+    400: 3, 401: 16, 403: 7, 404: 5, 405: 12, 413: 8, 415: 3, 429: 8, 431: 3, 503: 14, 504: 4,
+}  # fmt: skip
 _PROBLEM = {"type", "title", "status", "detail", "instance", "request_id"}
 
 
@@ -64,16 +71,62 @@ def check_problem(response: httpx.Response, status: int | None = None) -> dict[s
     return problem
 
 
+def check_status(response: httpx.Response, status: int | None = None) -> str:
+    """The message of a refusal to an OTLP client, after a look at its form."""
+    assert status is None or response.status_code == status, (response.status_code, response.text)
+    media_type = _media_type(response.request)
+    if media_type in _PROTOBUF:
+        assert response.headers["content-type"] == media_type
+        found = Status.FromString(response.content)
+        code, message = found.code, found.message
+    else:
+        assert response.headers["content-type"] == "application/json"
+        body = response.json()
+        assert body.keys() == {"code", "message"}
+        code, message = body["code"], body["message"]
+    assert code == _CODES[response.status_code]
+    assert message
+    assert _LEAK.search(message) is None, message
+    return str(message)
+
+
+def check_refusal(response: httpx.Response, status: int) -> str:
+    """What a refusal says, in whichever form it has to have."""
+    if is_for_otlp(response.request):
+        return check_status(response, status)
+    problem = check_problem(response, status)
+    assert "errors" not in problem
+    return str(problem["detail"])
+
+
+def is_for_otlp(request: httpx.Request) -> bool:
+    """Whether its errors must be `google.rpc.Status`."""
+    path = request.url.path
+    if _OTLP_PATH.match(path):
+        return True
+    is_export = request.method == "POST" and not re.match("/+api/", path)
+    return is_export and _media_type(request) in {*_PROTOBUF, "application/json"}
+
+
+def _media_type(request: httpx.Request) -> str:
+    return request.headers.get("content-type", "").lower().partition(";")[0].strip()
+
+
 async def check_answer(response: httpx.Response) -> None:
     """Hold every answer of every test to what is promised for all of them."""
     status = response.status_code
     await response.aread()
     assert status < 500 or status in (503, 504), (status, response.request.url, response.text)
     assert response.headers["x-content-type-options"] == "nosniff"
+    is_otlp = is_for_otlp(response.request)
     if status >= 400 and response.request.method != "HEAD" and "/health" not in response.url.path:
-        check_problem(response)
+        (check_status if is_otlp else check_problem)(response)
     if status in (429, 503) and "/health" not in response.url.path:
         assert int(response.headers["retry-after"]) >= 1
+    if is_otlp:
+        assert status not in (408, 409, 422, 500)
+        assert int(response.headers.get("retry-after", 1)) <= 5
+        assert ("retry-after" in response.headers) == (status in (429, 503, 504))
 
 
 def same_but_for_ids(response: httpx.Response, *ids: Any) -> tuple[int, bytes, list[Any]]:

@@ -30,6 +30,9 @@ async def test_every_example_is_accepted_as_it_stands(client, new_tenant):
         ("post", "/api/v1/sessions"): 201,
         ("post", "/api/v1/sessions/batch"): 200,
         ("post", "/api/v1/tool-metrics/batch"): 200,
+        ("post", "/v1/logs"): 200,
+        ("post", "/v1/metrics"): 200,
+        ("post", "/v1/traces"): 200,
     }
 
 
@@ -45,6 +48,18 @@ async def test_the_page_shows_every_operation_and_needs_no_key(client, new_tenan
     for path, item in document["paths"].items():
         for method in item:
             assert f"{method.upper()} {path}<" in page.text
+
+
+async def test_the_errors_of_otlp_are_described_as_what_they_are(client, tenant_once):
+    document = (await client.get("/schema/openapi.json", headers=tenant_once.headers)).json()
+
+    for signal in ("logs", "metrics", "traces"):
+        responses = document["paths"][f"/v1/{signal}"]["post"]["responses"]
+        assert responses.keys() == {
+            "200", "400", "401", "403", "413", "415", "429", "503", "504",
+        }  # fmt: skip
+        for response in responses.values():
+            assert response["content"].keys() == {"application/json", "application/x-protobuf"}
 
 
 async def test_an_unknown_host_sees_no_description(client):

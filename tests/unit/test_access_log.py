@@ -22,6 +22,7 @@ from metrics_service.http.access_log import AccessLog, ResponseBrokenOffError, r
 from metrics_service.logs import configure_logging
 
 SECRET = "secret-value-4711"
+JSON, PROTOBUF = "application/json", "application/x-protobuf"
 
 
 class Output(io.TextIOWrapper):
@@ -157,11 +158,15 @@ async def test_a_crash_in_front_of_otlp_makes_its_client_try_again(output: Outpu
     async def inner(_scope: Any, _receive: Any, _send: Any) -> None:
         crash()
 
-    reply, _ = await ask(inner, method="POST", path="/v1/logs")
+    for path, media_type in [("/v1/logs", JSON), ("/v1/logs", PROTOBUF), ("/logs", PROTOBUF)]:
+        reply, _ = await ask(
+            inner, method="POST", path=path, headers=[("content-type", media_type)]
+        )
 
-    assert reply.status == 503
-    assert reply.header("retry-after") == "1"
-    assert output.lines[1]["status"] == 503
+        assert reply.status == 503
+        assert reply.header("retry-after") == "1"
+        assert reply.header("content-type") == media_type
+        assert output.lines[-1]["status"] == 503
 
 
 async def test_a_crash_in_the_middle_of_an_answer_closes_it_without_words(output: Output) -> None:

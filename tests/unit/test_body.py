@@ -109,6 +109,18 @@ async def test_a_body_that_stops_arriving_is_dropped_with_its_connection() -> No
     assert inner.scope is None
 
 
+@pytest.mark.parametrize("steps", [[b"[", ConnectionError()], [b"[", 1.0, b"]"]])
+async def test_otlp_that_did_not_arrive_whole_is_sent_again(steps: list[Step]) -> None:
+    # To its client 400 and 408 are final, but a broken connection is not.
+    reply, inner = await post(*steps, path="/v1/logs", patience_s=0.05)
+
+    assert reply.status == 503
+    assert reply.header("retry-after") == "1"
+    assert reply.header("connection") == "close"
+    assert reply.json()["code"] == 14
+    assert inner.scope is None
+
+
 async def test_empty_pieces_are_no_progress() -> None:
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(0.01)

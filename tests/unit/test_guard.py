@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from asgi import Inner, Reply, exchange, make_scope
+from google.rpc import code_pb2
+from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 from litestar.utils.path import normalize_path
@@ -132,6 +135,8 @@ async def test_two_opinions_about_the_end_of_a_body_are_refused(
         ("/api/v1/sessions/batch", 20 * MIB),
         ("/api/v1/sessions", MIB),
         ("/v1/logs", 64 * MIB),
+        ("/i/token/v1/logs", 64 * MIB),
+        ("/i/token/logs", MIB),
         ("/sign-in", MIB),
     ],
 )
@@ -313,3 +318,73 @@ async def test_every_later_layer_reads_the_path_as_the_router_does() -> None:
 
     assert inner.scope is not None
     assert inner.scope["path"] == "/api/v1/sessions"
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "token"),
+    [
+        ("/i/tok/v1/logs", "/v1/logs", "tok"),
+        ("/i/tok/v1/nothing", "/v1/nothing", "tok"),
+        ("//i//tok//v1//logs/", "/v1/logs", "tok"),
+        ("/i/é/v1/logs", "/v1/logs", "é"),
+        ("/i/tok/v1", "/i/:token/v1", "tok"),
+        ("/i/tok", "/i/:token", "tok"),
+        ("/i/tok/api/v1/me", "/i/:token/api/v1/me", "tok"),
+        ("/i/tok/health/live", "/i/:token/health/live", "tok"),
+        ("/i", "/i", None),
+        ("/it/tok/v1/logs", "/it/tok/v1/logs", None),
+        ("/x/i/tok/v1/logs", "/x/i/tok/v1/logs", None),
+        ("/v1/i/tok", "/v1/i/tok", None),
+    ],
+)
+async def test_a_token_in_the_path_is_taken_out_of_it(
+    asked: str, seen: str, token: str | None
+) -> None:
+    _, inner = await ask(path=asked)
+
+    assert inner.scope is not None
+    assert inner.scope["path"] == seen
+    assert inner.scope["state"].get("path_token") == token
+    if token is not None:
+        assert inner.scope["raw_path"] == quote(seen, safe="/:").encode()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "BREW"},
+        {"headers": [("x-a", "a" * 17_000)]},
+        {"query": b"q" * 9000},
+        {"raw_path": b"/i/tok/x%00"},
+        {"host": "a b"},
+        {"method": "POST", "headers": [("content-length", "x")]},
+        {"method": "POST", "headers": [("content-length", "1"), ("content-encoding", "br")]},
+    ],
+)
+async def test_no_refusal_shows_a_token_in_the_path(wrong: dict[str, Any]) -> None:
+    reply, _ = await ask(path="/i/tok/x", **wrong)
+
+    assert reply.status is not None
+    assert reply.status >= 400
+    assert reply.json()["instance"] == "/i/:token/x"
+
+
+@pytest.mark.parametrize("path", ["/v1/logs", "/i/token/v1/logs", "/logs", "/"])
+@pytest.mark.parametrize("media_type", ["application/x-protobuf", "application/protobuf"])
+async def test_an_otlp_client_is_refused_in_its_own_language(path: str, media_type: str) -> None:
+    headers = [("content-type", media_type), ("content-length", str(65 * MIB))]
+
+    reply, _ = await ask("POST", path, headers=headers)
+
+    assert reply.status == 413
+    assert reply.header("content-type") == media_type
+    assert reply.header("retry-after") is None
+    assert Status.FromString(reply.body).code == code_pb2.RESOURCE_EXHAUSTED
+
+
+async def test_what_is_not_for_otlp_stays_a_problem() -> None:
+    protobuf = [("content-type", "application/x-protobuf"), ("content-length", "x")]
+
+    for method, path in [("POST", "/api/v1/sessions"), ("PUT", "/x"), ("GET", "/")]:
+        reply, _ = await ask(method, path, headers=protobuf)
+        assert reply.header("content-type") == "application/problem+json"

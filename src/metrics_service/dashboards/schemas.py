@@ -40,7 +40,7 @@ class DashboardChange(DashboardIn, frozen=True, forbid_unknown_fields=True, kw_o
 
 class DashboardOwner(msgspec.Struct, frozen=True):
     id: UUID
-    email: str
+    email: str | None
     name: str | None
 
 

@@ -16,6 +16,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from metrics_service.errors import UnavailableError
 from metrics_service.http import limits
 from metrics_service.http.headers import Header, values_of
+from metrics_service.http.otlp_errors import speaks_otlp
 from metrics_service.http.problems import MEDIA_TYPE, TITLES, Problem, send_problem
 
 CLIENT_GONE = 499
@@ -138,7 +139,7 @@ def _shown(segment: str, before: str) -> str:
 
 
 async def _send_failure(scope: Scope, exchange: _Exchange) -> None:
-    if limits.is_otlp(exchange.path):
+    if speaks_otlp(scope):
         # To an OTLP client 500 is final, and what it sent is lost; 503 makes it try again.
         await send_problem(UnavailableError(), scope, exchange.send)
         return

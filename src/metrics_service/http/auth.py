@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from metrics_service.errors import MetricsServiceError, UnauthenticatedError
+from metrics_service.errors import ForbiddenError, MetricsServiceError, UnauthenticatedError
+from metrics_service.http.headers import Header
 from metrics_service.http.problems import send_problem
 from metrics_service.http.throttle import FailureThrottle, InFlight, client_address
 from metrics_service.tenants.authenticate import KeyRing, Principal
@@ -18,6 +19,7 @@ from metrics_service.tenants.authenticate import KeyRing, Principal
 # Before the body is read: strangers cannot make a process hold what they send.
 PROTECTED = ("/api/", "/v1/")
 MAX_CREDENTIAL_LENGTH = 512
+PATH_SCOPES = frozenset({"ingest"})
 
 
 class CredentialGate:
@@ -54,6 +56,7 @@ class CredentialGate:
         tenant_id = scope["state"]["tenant"].id
         principal = await self._keys.find_principal(tenant_id, key) if key is not None else None
         if principal is not None:
+            _check_place(scope, principal)
             return principal
         # Only failing attempts are counted and refused: a valid credential is always served.
         address = client_address(scope, self._trusted_proxies)
@@ -63,18 +66,36 @@ class CredentialGate:
         raise UnauthenticatedError
 
 
+def _check_place(scope: Scope, principal: Principal) -> None:
+    if "path_token" in scope["state"] and principal.scopes != PATH_SCOPES:
+        raise ForbiddenError(
+            "a key in the path must have the scope ingest and no other, because paths end up in logs"
+        )
+
+
 def credential(scope: Scope) -> str | None:
+    """The key of the path, else of a header."""
+    if "path_token" in scope["state"]:
+        # Before any header: whoever configured the path did not mean the headers that a proxy adds.
+        return _key(str(scope["state"]["path_token"]).encode())
+    return header_credential(scope["headers"])
+
+
+def header_credential(headers: Iterable[Header]) -> str | None:
     """The key of `X-API-Key` or `Authorization`, as Bearer or as the password of Basic."""
     found: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name in (b"authorization", b"x-api-key"):
             if name in found:
                 return None
             found[name] = value
-    key = found[b"x-api-key"] if b"x-api-key" in found else _authorization(found)
-    if key is None or not 0 < len(key) <= MAX_CREDENTIAL_LENGTH or not key.isascii():
+    return _key(found[b"x-api-key"] if b"x-api-key" in found else _authorization(found))
+
+
+def _key(found: bytes | None) -> str | None:
+    if found is None or not 0 < len(found) <= MAX_CREDENTIAL_LENGTH or not found.isascii():
         return None
-    return key.decode()
+    return found.decode()
 
 
 def _authorization(found: dict[bytes, bytes]) -> bytes | None:

@@ -25,6 +25,7 @@ from metrics_service.http.sealing import Sealer
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.tenants.authenticate import Principal
+from metrics_service.tenants.content import SettingsDirectory
 from metrics_service.tenants.resolve import ServedTenant
 
 AnyRequest: TypeAlias = Request[Principal, Any, Any]
@@ -37,6 +38,7 @@ class Database(msgspec.Struct, frozen=True):
     signer: CursorSigner
     tool_names: ToolNames
     telemetry: TelemetryWriter
+    tenant_settings: SettingsDirectory
     sealer: Sealer
     query_timeout_ms: int
 

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap, Scope
 from sqlalchemy.exc import SQLAlchemyError
 
 from metrics_service.db.failures import domain_error
@@ -17,20 +17,17 @@ from metrics_service.errors import (
     MetricsServiceError,
     NotFoundError,
 )
-from metrics_service.http.problems import MEDIA_TYPE, STATUS_OF, headers_of, problem_of
+from metrics_service.http.otlp_errors import is_lost, right_path
+from metrics_service.http.problems import refusal_of
 
 
 def _answer(request: Request[Any, Any, Any], error: MetricsServiceError) -> Response[Any]:
-    problem = problem_of(
-        error,
-        path=request.scope["path"],
-        request_id=request.scope["state"].get("request_id"),
-    )
+    refusal = refusal_of(error, request.scope)
     return Response(
-        problem,
-        status_code=STATUS_OF[type(error)],
-        media_type=MEDIA_TYPE,
-        headers=headers_of(error),
+        refusal.body,
+        status_code=refusal.status,
+        media_type=refusal.media_type,
+        headers=refusal.headers,
     )
 
 
@@ -40,10 +37,16 @@ def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Resp
         answer.headers.update(error.headers or {})
         return answer
     if error.status_code == 404:
-        return _answer(request, NotFoundError("such address"))
+        return _answer(request, _not_found(request.scope))
     if error.status_code < 500:
         return _answer(request, MalformedRequestError("the request cannot be understood"))
     raise error
+
+
+def _not_found(scope: Scope) -> NotFoundError:
+    if not is_lost(scope):
+        return NotFoundError("such address")
+    return NotFoundError(f"such address; OTLP is taken at {right_path(scope['path'])}")
 
 
 def _of_database(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -37,7 +37,7 @@ _has_control = re.compile(r"[\x00-\x1f\x7f]").search
 
 
 class HeadGuard:
-    """Middleware: refuses what no route could want; leaves the canonical host in the state."""
+    """Middleware: refuses what no route could want; leaves host and token in the state."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -60,14 +60,19 @@ class HeadGuard:
 
 
 def admit(scope: Scope) -> None:
-    """Raise what is wrong with the head of a request, or note its host."""
+    """Raise what is wrong with the head of a request, or note its host and the token of its path."""
+    # From here on every layer reads the path as the router does: `//api/` is `/api/` to all; and
+    # none sees the token but the one that asks for it.
+    path, token = limits.take_token(limits.routed_path(scope["path"]))
+    scope["path"] = path
     method = str(scope.get("method"))
     if method not in limits.METHODS:
         raise MethodNotAllowedError("this method is not served here")
     watched = _watch(scope)
     _check_target(scope)
-    # From here on every layer reads the path as the router does: `//api/` is `/api/` to all.
-    path = scope["path"] = limits.routed_path(scope["path"])
+    if token is not None:
+        scope.setdefault("state", {})["path_token"] = token
+        scope["raw_path"] = quote(path, safe="/:").encode()
     _note_host(scope, watched, path)
     has_body = _check_framing(watched, path)
     if has_body and method in limits.BODY_METHODS:

@@ -26,6 +26,8 @@ BATCH_PATHS = frozenset({"/api/v1/tool-metrics/batch", "/api/v1/sessions/batch"}
 JSON_TYPES = frozenset({"application/json"})
 LINE_TYPES = frozenset({"application/x-ndjson", "application/jsonl"})
 OTLP_PREFIX = "/v1/"
+KEYED_PREFIX = "/i/"
+MASKED_TOKEN = f"{KEYED_PREFIX}:token"
 JSON_PREFIX = "/api/"
 
 _slashes = re.compile(r"//+")
@@ -34,6 +36,18 @@ _slashes = re.compile(r"//+")
 def routed_path(path: str) -> str:
     """The path as the router will read it: `//api/v1/x/` must not slip past a rule for `/api/`."""
     return _slashes.sub("/", f"/{path.strip('/')}") if "//" in path or path[-1:] == "/" else path
+
+
+def take_token(path: str) -> tuple[str, str | None]:
+    """Take the ingest token out of a path: `/i/<token>/v1/logs` is `/v1/logs` with a credential.
+
+    It leads to OTLP alone: any other path behind it is shown without it, and is no route's.
+    """
+    if not path.startswith(KEYED_PREFIX):
+        return path, None
+    token, slash, rest = path.removeprefix(KEYED_PREFIX).partition("/")
+    path = slash + rest
+    return (path if is_otlp(path) else MASKED_TOKEN + path), token
 
 
 def max_body_bytes(path: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import Any
 
@@ -13,20 +13,43 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin
 from litestar.openapi.spec import (
     Components,
+    OpenAPIFormat,
     OpenAPIMediaType,
     OpenAPIResponse,
+    OpenAPIType,
     Operation,
     Reference,
     Schema,
     SecurityScheme,
 )
 
+from metrics_service.http import limits
+from metrics_service.http.auth import PROTECTED
+from metrics_service.http.otlp_errors import JSON, PROTOBUF
 from metrics_service.http.problems import MEDIA_TYPE, TITLES, Problem
 from metrics_service.ingest.records import SessionRecord, ToolMetricRecord
 
 # What any operation under /api may answer; those with a body or an id may answer more.
 EVERYWHERE = (400, 401, 403, 429, 503, 504)
 WITH_BODY = (413, 415, 422)
+OTLP = (400, 401, 403, 413, 415, 429, 503, 504)
+
+PROBLEM_CONTENT = {
+    MEDIA_TYPE: OpenAPIMediaType(schema=Reference(ref="#/components/schemas/Problem"))
+}
+# Theirs is a google.rpc.Status, which `code` and `message` are all of.
+OTLP_CONTENT = {
+    JSON: OpenAPIMediaType(
+        schema=Schema(
+            type=OpenAPIType.OBJECT,
+            properties={
+                "code": Schema(type=OpenAPIType.INTEGER),
+                "message": Schema(type=OpenAPIType.STRING),
+            },
+        )
+    ),
+    PROTOBUF: OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)),
+}
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --mark: #8882; }
@@ -78,22 +101,25 @@ def complete_openapi(app: Litestar) -> None:
         }
     for path, item in (app.openapi_schema.paths or {}).items():
         for operation in (item.get, item.post, item.put, item.patch, item.delete):
-            if operation is not None and path.startswith("/api/"):
+            if operation is not None and limits.takes_json(path):
                 _add_problems(operation, path)
+            elif operation is not None and limits.is_otlp(path):
+                _add_errors(operation, OTLP, OTLP_CONTENT)
 
 
 def _add_problems(operation: Operation, path: str) -> None:
     statuses = [*EVERYWHERE, *(WITH_BODY if operation.request_body else ())]
     if "{" in path:
         statuses.append(404)
+    _add_errors(operation, sorted(statuses), PROBLEM_CONTENT)
+
+
+def _add_errors(
+    operation: Operation, statuses: Iterable[int], content: dict[str, OpenAPIMediaType]
+) -> None:
     responses = operation.responses = operation.responses or {}
-    for status in sorted(statuses):
-        responses[str(status)] = OpenAPIResponse(
-            description=TITLES[status],
-            content={
-                MEDIA_TYPE: OpenAPIMediaType(schema=Reference(ref="#/components/schemas/Problem"))
-            },
-        )
+    for status in statuses:
+        responses[str(status)] = OpenAPIResponse(description=TITLES[status], content=content)
 
 
 def _schemas(*kinds: type[msgspec.Struct]) -> dict[str, Any]:
@@ -170,7 +196,7 @@ def _command(method: str, path: str, operation: dict[str, Any], origin: str) -> 
     if method != "GET":
         parts.append(f"-X {method}")
     parts.append(f'"{origin}{path}{"?" + query if query else ""}"')
-    if path.startswith("/api/"):
+    if path.startswith(PROTECTED):
         parts.append('-H "Authorization: Bearer $KEY"')
     example = _example(operation)
     if example is not None:

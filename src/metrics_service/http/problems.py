@@ -1,4 +1,4 @@
-"""Every error's HTTP status in one table, and the RFC 9457 body that carries it."""
+"""Every error's HTTP status in one table, and the body that carries it: RFC 9457, or OTLP's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from litestar.types import Scope, Send
 
 from metrics_service import errors
 from metrics_service.errors import FieldError, MetricsServiceError
+from metrics_service.http import otlp_errors
 
 STATUS_OF: dict[type[MetricsServiceError], int] = {
     errors.MalformedRequestError: 400,
@@ -55,7 +56,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of every error answer (RFC 9457)."""
+    """The body of every error answer (RFC 9457), but for those to OTLP clients."""
 
     title: str
     status: int
@@ -89,22 +90,40 @@ def headers_of(error: MetricsServiceError) -> dict[str, str]:
     return headers
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """An error as its client reads it."""
+
+    status: int
+    media_type: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def refusal_of(error: MetricsServiceError, scope: Scope) -> Refusal:
+    """Say it in the form that whoever asks understands."""
+    status, headers = STATUS_OF[type(error)], headers_of(error)
+    if otlp_errors.speaks_otlp(scope):
+        status = otlp_errors.status_for(error, status)
+        media_type, body = otlp_errors.encode_status(scope, status, str(error))
+        return Refusal(status, media_type, otlp_errors.headers_for(status, headers), body)
+    state: dict[str, Any] = scope.get("state") or {}
+    problem = problem_of(error, path=scope["path"], request_id=state.get("request_id"))
+    return Refusal(status, MEDIA_TYPE, headers, msgspec.json.encode(problem))
+
+
 async def send_problem(error: MetricsServiceError, scope: Scope, send: Send) -> None:
     """Answer from a layer in front of the framework."""
-    state: dict[str, Any] = scope.get("state") or {}
-    body = msgspec.json.encode(
-        problem_of(error, path=scope["path"], request_id=state.get("request_id"))
-    )
+    refusal = refusal_of(error, scope)
     headers = {
-        "content-type": MEDIA_TYPE,
-        "content-length": str(len(body)),
-        **headers_of(error),
+        "content-type": refusal.media_type,
+        "content-length": str(len(refusal.body)),
+        **refusal.headers,
     }
     await send(
         {
             "type": "http.response.start",
-            "status": STATUS_OF[type(error)],
+            "status": refusal.status,
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         }
     )
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    await send({"type": "http.response.body", "body": refusal.body, "more_body": False})

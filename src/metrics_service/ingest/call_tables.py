@@ -49,7 +49,7 @@ class CallTable(msgspec.Struct, Generic[PartT], frozen=True):
     """$1: sessions with a user: their rows become that user's."""
 
 
-def _columns(kind: type[ToolPart] | type[ModelPart], others: dict[str, str]) -> dict[str, str]:
+def _columns(kind: type[ToolPart | ModelPart], others: dict[str, str]) -> dict[str, str]:
     types = {
         name: _TYPES[str(annotation).removesuffix(" | None")]
         for name, annotation in kind.__annotations__.items()

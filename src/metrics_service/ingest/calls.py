@@ -16,7 +16,16 @@ from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import CallTable
-from metrics_service.ingest.parts import RANK_SURE, PartT, join_parts, resolve, signal_of
+from metrics_service.ingest.parts import (
+    RANK_SURE,
+    ModelPart,
+    PartT,
+    ToolPart,
+    is_told,
+    join_parts,
+    resolve,
+    signal_of,
+)
 from metrics_service.ingest.rows import as_json, encode, pieces
 from metrics_service.ingest.session_state import Figures, add
 from metrics_service.ingest.telemetry import Call
@@ -147,12 +156,13 @@ class _Estimated(msgspec.Struct):
 
 def _as_told(part: PartT, row: str) -> PartT:
     """Take back what the row has and its only part had not: defaults and the estimate."""
-    if part.status == _UNKNOWN:
-        part.status = None
-    if getattr(part, "tool_name", None) == _UNKNOWN:
-        part.tool_name = None  # type: ignore[union-attr]  # a tool's
-    if msgspec.json.decode(row, type=_Estimated).cost_source == "estimated":
-        part.cost_usd_micros = None  # type: ignore[union-attr]  # a model's
+    if isinstance(part, ToolPart):
+        part.status = None if part.status == _UNKNOWN else part.status
+        part.tool_name = None if part.tool_name == _UNKNOWN else part.tool_name
+    elif isinstance(part, ModelPart):
+        part.attempts = None if part.attempts == 1 else part.attempts
+        if msgspec.json.decode(row, type=_Estimated).cost_source == "estimated":
+            part.cost_usd_micros = None
     for name in ("started_at", "ended_at"):
         moment = getattr(part, name)
         if moment is not None:
@@ -170,7 +180,7 @@ def _row(
     is_counted: bool,
 ) -> bytes:
     parts = call.parts
-    if len(parts) == 1:
+    if is_told(row, parts):
         told = b'"part":"%b"' % next(iter(parts)).encode()
     else:
         told = b'"part":"several","parts":%b' % encode(parts)

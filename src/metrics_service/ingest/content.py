@@ -40,6 +40,10 @@ CONTENT_PREFIXES = (
     "ai.response.text",
     "ai.response.object",
     "ai.response.toolCalls",
+    "ai.request.headers",
+    "ai.response.reasoning",
+    "ai.toolCall.input",
+    "ai.toolCall.output",
     "ai.toolCall.args",
     "ai.toolCall.result",
     "traceloop.entity.",
@@ -51,6 +55,7 @@ CONTENT_PREFIXES = (
 REDACTED = frozenset({"<REDACTED>", "[REDACTED]"})
 MAX_ATTRIBUTE = 1024
 MAX_KEPT = 64
+MAX_NAME = 255
 
 
 def is_content(name: str) -> bool:
@@ -78,7 +83,7 @@ def rest(
         return None
     kept: dict[str, Any] = {}
     for name, value in attributes.items():
-        if name in known or value is None or len(kept) >= MAX_KEPT:
+        if name in known or value is None or len(kept) >= MAX_KEPT or len(name) > MAX_NAME:
             continue
         if name in content or is_content(name):
             if (length := size(value)) is not None:

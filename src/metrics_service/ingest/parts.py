@@ -30,7 +30,7 @@ RANK_SURE = 4
 """A log record, or a span that meets its log record in one row: always counts."""
 
 
-class ToolPart(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ToolPart(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What one signal says about a tool call."""
 
     tool_name: str | None = None
@@ -76,7 +76,7 @@ class ToolPart(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Attributes that have no column."""
 
 
-class ModelPart(msgspec.Struct, kw_only=True, omit_defaults=True):
+class ModelPart(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """What one signal says about a request to a language model.
 
     `input_tokens` is the total with cache, `output_tokens` the total with reasoning.
@@ -187,8 +187,15 @@ def _standing(part: Part) -> tuple[float, bytes]:
 
 def resolve(parts: Mapping[str, PartT]) -> PartT:
     """The row that follows from the parts: each value from the most trusted that has it."""
-    if len(parts) == 1:
-        return next(iter(parts.values()))
+    row = next(iter(parts.values())) if len(parts) == 1 else _joined(parts)
+    if isinstance(row, ToolPart) and row.status != "success" and row.decision in _UNDONE:
+        # What was not allowed to run did not fail.
+        status = _UNDONE[row.decision]
+        return row if row.status == status else msgspec.structs.replace(row, status=status)
+    return row
+
+
+def _joined(parts: Mapping[str, PartT]) -> PartT:
     kind = type(next(iter(parts.values())))
     values: dict[str, Any] = {}
     for name, order in _PLACES[kind]:
@@ -200,11 +207,19 @@ def resolve(parts: Mapping[str, PartT]) -> PartT:
     extras = [parts[name].extra for name in reversed(ORDER) if name in parts]
     if extra := {name: value for given in extras if given for name, value in given.items()}:
         values["extra"] = extra
-    row = kind(**values)
-    if isinstance(row, ToolPart) and row.status != "success" and row.decision in _UNDONE:
-        # What was not allowed to run did not fail.
-        row.status = _UNDONE[row.decision]
-    return row
+    return kind(**values)
+
+
+def is_told(row: PartT, parts: Mapping[str, PartT]) -> bool:
+    """Whether the row is what its only part said, but for an estimate of money."""
+    if len(parts) != 1:
+        return False
+    part = next(iter(parts.values()))
+    if row is part:
+        return True
+    return isinstance(part, ModelPart) and part == msgspec.structs.replace(
+        row, cost_usd_micros=part.cost_usd_micros
+    )
 
 
 _UNDONE = {"reject": "rejected", "cancel": "cancelled"}

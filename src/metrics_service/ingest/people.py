@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-import msgspec
-
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.ingest.rows import as_json
 
 FIND = """
 SELECT email, id FROM users
@@ -33,7 +32,7 @@ async def users_by_email(connection: ContextConnection, emails: Iterable[str]) -
         return {}
     found = await _find(connection, wanted)
     if missing := wanted - found.keys():
-        await connection.execute(ADD, _json(missing))
+        await connection.execute(ADD, as_json(sorted(missing)))
         # Asked again, because another transaction may have added them in the same moment.
         found |= await _find(connection, missing)
     return found
@@ -44,13 +43,12 @@ async def unknown_users(connection: ContextConnection, user_ids: Iterable[UUID])
     wanted = set(user_ids)
     if not wanted:
         return set()
-    return {row["id"] for row in await connection.fetch(UNKNOWN, _json([str(i) for i in wanted]))}
+    return {
+        row["id"]
+        for row in await connection.fetch(UNKNOWN, as_json([str(user_id) for user_id in wanted]))
+    }
 
 
 async def _find(connection: ContextConnection, emails: set[str]) -> dict[str, UUID]:
-    rows = await connection.fetch(FIND, _json(emails))
+    rows = await connection.fetch(FIND, as_json(sorted(emails)))
     return {row["email"]: row["id"] for row in rows}
-
-
-def _json(emails: Iterable[str]) -> str:
-    return msgspec.json.encode(sorted(emails)).decode()

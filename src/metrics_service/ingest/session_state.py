@@ -96,26 +96,30 @@ def figures_of_model(part: ModelPart) -> Figures:
     return figures
 
 
+_METERS: Mapping[tuple[str, str | None], str] = {
+    ("code.lines", "added"): "lines_added",
+    ("code.lines", "removed"): "lines_removed",
+    ("commit.count", None): "commits",
+    ("pull_request.count", None): "pull_requests",
+    ("active_time", "user"): "active_seconds_user",
+    ("active_time", None): "active_seconds_agent",
+    ("cost.usage", None): "cost_usd_micros",
+    ("tool.calls", None): "tool_call_count",
+}
+
+
 def figures_of_point(point: Point, value: float) -> Figures:
     """What one delta adds to its session's meters."""
-    kind = point.kind or ""
-    match point.metric:
-        case "code.lines" if kind in ("added", "removed"):
-            return {f"lines_{kind}": value}
-        case "commit.count":
-            return {"commits": value}
-        case "pull_request.count":
-            return {"pull_requests": value}
-        case "active_time":
-            return {"active_seconds_user" if kind == "user" else "active_seconds_agent": value}
-        case "cost.usage":
-            return {"cost_usd_micros": value}
-        case "token.usage" if kind:
-            return {f"tokens.{kind}": value}
-        case "tool.calls":
-            failed = {"tool_error_count": value} if point.status in FAILED else {}
-            return {"tool_call_count": value, **failed}
-    return {}
+    name = _METERS.get((point.metric, point.kind)) or _METERS.get((point.metric, None))
+    if name is not None:
+        figures = {name: value}
+    elif point.metric == "token.usage" and point.kind is not None:
+        figures = {f"tokens.{point.kind}": value}
+    else:
+        figures = {}
+    if name == "tool_call_count" and point.status in FAILED:
+        figures["tool_error_count"] = value
+    return figures
 
 
 def figures_of(state: State, native: Mapping[str, float]) -> Figures:

@@ -23,6 +23,11 @@ from metrics_service.ingest.parts import (
 )
 from metrics_service.ingest.records import session_id_of
 
+from_bytes = int.from_bytes
+# RFC 9562, version 8: four bits say the version, two the variant.
+_FREE = ~(0xF << 76) & ~(0x3 << 62)
+_VERSION_8 = 8 << 76 | 0x2 << 62
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Instrument = Literal["sum", "gauge", "histogram", "exponential_histogram", "summary"]
@@ -49,13 +54,15 @@ CLAIM_RANK = {kind: rank for rank, kind in enumerate(CLAIMS)}
 
 def instant(time_ns: int) -> datetime:
     """The moment that nanoseconds since 1970 name, to the microsecond."""
-    return EPOCH + timedelta(microseconds=time_ns // 1000)
+    return EPOCH + timedelta(0, 0, time_ns // 1000)
 
 
 class SessionPart(msgspec.Struct, kw_only=True):
     """What a request says about one session: when it was, and columns with when they were said."""
 
     id: UUID
+    scope: bytes
+    """What the ids of its rows begin with."""
     agent: str
     external_id: str
     first_ns: int
@@ -63,6 +70,8 @@ class SessionPart(msgspec.Struct, kw_only=True):
     said: dict[str, tuple[int, Any]] = msgspec.field(default_factory=dict)
     """By column, `@` and a claim's name, or `#` and a resource attribute: the last word, and when."""
     signals: set[str] = msgspec.field(default_factory=set)
+    words: dict[tuple[tuple[str, ...], Any], int] = msgspec.field(default_factory=dict)
+    """What attributes said together, and when last; until it is taken into `said`."""
     last_by_source: dict[bytes, int] = msgspec.field(default_factory=dict)
     """When each resource last spoke; by its digest."""
     trace_id: str | None = None
@@ -70,10 +79,8 @@ class SessionPart(msgspec.Struct, kw_only=True):
 
     def see(self, time_ns: int, signal: str) -> None:
         """Note that something happened in the session."""
-        if time_ns < self.first_ns:
-            self.first_ns = time_ns
-        if time_ns > self.last_ns:
-            self.last_ns = time_ns
+        self.first_ns = min(self.first_ns, time_ns)
+        self.last_ns = max(self.last_ns, time_ns)
         self.signals.add(signal)
 
     def say(self, column: str, value: Any, time_ns: int) -> None:
@@ -85,7 +92,7 @@ class SessionPart(msgspec.Struct, kw_only=True):
             self.said[column] = (time_ns, value)
 
 
-class Call(msgspec.Struct, Generic[PartT]):
+class Call(msgspec.Struct, Generic[PartT], gc=False):
     """One call as far as this request knows it."""
 
     session: SessionPart | None
@@ -94,7 +101,7 @@ class Call(msgspec.Struct, Generic[PartT]):
     parts: dict[str, PartT]
 
 
-class EventRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
+class EventRecord(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """Something that happened and is neither a tool call nor a model call."""
 
     kind: str
@@ -111,7 +118,7 @@ class EventRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     content: str | None = None
 
 
-class Event(msgspec.Struct):
+class Event(msgspec.Struct, gc=False):
     session: SessionPart | None
     agent: str
     record: EventRecord
@@ -119,7 +126,7 @@ class Event(msgspec.Struct):
     """The session's count that the event adds to when it is new."""
 
 
-class Point(msgspec.Struct, kw_only=True):
+class Point(msgspec.Struct, kw_only=True, gc=False):
     """One data point of a metric, not yet a delta; times in nanoseconds, 0 is unknown."""
 
     session: SessionPart | None
@@ -173,8 +180,10 @@ class Telemetry:
         """The session that `agent` calls `external_id`, seen at `time_ns`."""
         session = self.sessions.get((agent, external_id))
         if session is None:
+            session_id = session_id_of(self.tenant_id, agent, external_id)
             session = self.sessions[agent, external_id] = SessionPart(
-                id=session_id_of(self.tenant_id, agent, external_id),
+                id=session_id,
+                scope=session_id.bytes,
                 agent=agent,
                 external_id=external_id,
                 first_ns=time_ns,
@@ -249,7 +258,7 @@ class Telemetry:
             # Not by the session, which may become known later.
             return row_id_of(bytes.fromhex(key[0]), table, key[1])
         if session is not None:
-            return row_id_of(session.id.bytes, table, key)
+            return row_id_of(session.scope, table, key)
         return row_id_of(self.tenant_id.bytes, table, f"{agent}\0{key}")
 
 
@@ -259,9 +268,8 @@ def row_id_of(scope: bytes, table: str, key: str) -> int:
     So the rows of a session are neighbours in the index, as rows in order of time would be.
     """
     digest = sha256(b"%b%b\0%b" % (scope, table.encode(), key.encode())).digest()
-    value = int.from_bytes(scope[:6] + digest[:10])
-    value = value & ~(0xF << 76) | 8 << 76
-    return value & ~(0x3 << 62) | 0x2 << 62
+    value = from_bytes(scope[:6] + digest[:10], "big")
+    return value & _FREE | _VERSION_8
 
 
 def _add(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-import msgspec
-
 from metrics_service.cache import TenantCache
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.ingest.rows import as_json
 
 MAX_TOOL_NAMES = 5000
 NAMES_REMEMBERED = 50_000
@@ -49,7 +48,7 @@ class ToolNames:
             return set()
         # Two batches with new names take turns, or together they would pass the limit.
         await connection.execute(LOCK, str(tenant_id))
-        rows = await connection.fetch(ADD, msgspec.json.encode(new).decode(), MAX_TOOL_NAMES)
+        rows = await connection.fetch(ADD, as_json(new), MAX_TOOL_NAMES)
         return {row["name"] for row in rows}
 
     def remember(self, tenant_id: UUID, names: Iterable[str]) -> None:

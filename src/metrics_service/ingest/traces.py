@@ -18,16 +18,18 @@ from metrics_service.ingest.telemetry import SessionPart, Telemetry
 NAME = """
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::json) AS r(
-        trace_id text, session_id uuid, agent text, external_id text)
+        trace_id text, session_id uuid, agent text, external_id text, waiting text[])
 )
-INSERT INTO trace_sessions AS t (trace_id, session_id, agent, external_id)
-SELECT trace_id, session_id, agent, external_id FROM given ORDER BY trace_id
+INSERT INTO trace_sessions AS t (trace_id, session_id, agent, external_id, waiting)
+SELECT trace_id, session_id, agent, external_id, waiting FROM given ORDER BY trace_id
 ON CONFLICT (tenant_id, trace_id) DO UPDATE SET
     agent = CASE WHEN t.session_id IS NULL THEN excluded.agent ELSE t.agent END,
     external_id = CASE WHEN t.session_id IS NULL THEN excluded.external_id ELSE t.external_id END,
     session_id = coalesce(t.session_id, excluded.session_id),
+    waiting = CASE WHEN t.waiting @> excluded.waiting THEN t.waiting
+                   ELSE t.waiting || excluded.waiting END,
     seen_at = now()
-RETURNING trace_id, session_id, agent, external_id, xmax = 0 AS is_new
+RETURNING trace_id, session_id, agent, external_id, waiting, xmax = 0 AS is_new
 """
 
 ORPHANS = """
@@ -48,9 +50,16 @@ async def find_traces(connection: ContextConnection, out: Telemetry) -> list[Ado
 
     Traces are locked, in order, until the transaction ends.
     """
-    nameless = {part.trace_id: part for part in out.sessions.values() if part.trace_id is not None}
+    nameless: dict[str, list[SessionPart]] = {}
+    for part in out.sessions.values():
+        if part.trace_id is not None:
+            nameless.setdefault(part.trace_id, []).append(part)
     given = [
-        {"trace_id": trace_id, **_named(out.traces.get(trace_id))}
+        {
+            "trace_id": trace_id,
+            "waiting": sorted(part.agent for part in nameless.get(trace_id, ())),
+            **_named(out.traces.get(trace_id)),
+        }
         for trace_id in out.traces.keys() | nameless.keys()
     ]
     if not given:
@@ -59,10 +68,10 @@ async def find_traces(connection: ContextConnection, out: Telemetry) -> list[Ado
     for row in await connection.fetch(NAME, as_json(given)):
         if row["session_id"] is None:
             continue
-        trace_id, agent = row["trace_id"], row["agent"]
-        if trace_id in nameless:
-            _merge(out, nameless[trace_id], agent, row["external_id"], row["session_id"])
-        if not row["is_new"]:
+        trace_id = row["trace_id"]
+        for part in nameless.get(trace_id, ()):
+            _merge(out, part, row["agent"], row["external_id"], row["session_id"])
+        for agent in () if row["is_new"] else row["waiting"]:
             old_id = session_id_of(out.tenant_id, agent, f"trace:{trace_id}")
             maybe[old_id] = row["session_id"]
     if not maybe:

@@ -247,6 +247,7 @@ async def _others(
     return [
         SessionPart(
             id=row["id"],
+            scope=row["id"].bytes,
             agent=row["agent"],
             external_id=row["external_id"],
             first_ns=_ns(row["started_at"]),

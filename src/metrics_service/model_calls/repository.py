@@ -72,7 +72,7 @@ async def count_model_calls(
 def model_call_view(row: Record) -> ModelCallView:
     *columns, extra = row
     # PostgreSQL's text goes into the answer as it is.
-    return ModelCallView(*columns, extra and msgspec.Raw(extra.encode()))
+    return ModelCallView(*columns, extra=extra and msgspec.Raw(extra.encode()))
 
 
 async def summarise_model_calls(

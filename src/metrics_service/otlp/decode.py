@@ -6,7 +6,7 @@ import msgspec
 
 from metrics_service.errors import MalformedRequestError
 from metrics_service.ingest.telemetry import Telemetry
-from metrics_service.otlp.decoded import Signal
+from metrics_service.otlp.decoded import Signal, Tally
 from metrics_service.otlp.from_json import logs_from_json, points_from_json, spans_from_json
 from metrics_service.otlp.from_protobuf import (
     logs_from_protobuf,
@@ -27,24 +27,20 @@ class Reading(msgspec.Struct, frozen=True):
 def read_request(
     signal: Signal, body: bytes, *, is_json: bool, received_ns: int, out: Telemetry
 ) -> Reading:
-    """Decode a request and map its items into `out`. Raises `MalformedRequestError`."""
+    """Decode a request and map its items into `out`, one by one. Raises `MalformedRequestError`."""
+    tally = Tally()
     if signal == "logs":
-        logs = (
-            logs_from_json(body, received_ns) if is_json else logs_from_protobuf(body, received_ns)
-        )
-        map_logs(logs.items, out)
-        return Reading(len(logs.items), logs.rejected, logs.reasons)
-    if signal == "traces":
-        spans = spans_from_json(body) if is_json else spans_from_protobuf(body)
-        if spans.rejected and not spans.items:
+        read_logs = logs_from_json if is_json else logs_from_protobuf
+        map_logs(read_logs(body, received_ns, tally), out)
+    elif signal == "traces":
+        read_spans = spans_from_json if is_json else spans_from_protobuf
+        map_spans(read_spans(body, tally), out)
+        if tally.rejected and not tally.accepted:
             # Requests of the three signals can be decoded as one another.
             raise MalformedRequestError(
                 "no span has valid ids; are these logs or metrics, sent to /v1/traces?"
             )
-        map_spans(spans.items, out)
-        return Reading(len(spans.items), spans.rejected, spans.reasons)
-    points = (
-        points_from_json(body, received_ns) if is_json else points_from_protobuf(body, received_ns)
-    )
-    map_points(points.items, out)
-    return Reading(len(points.items), points.rejected, points.reasons)
+    else:
+        read_points = points_from_json if is_json else points_from_protobuf
+        map_points(read_points(body, received_ns, tally), out)
+    return Reading(tally.accepted, tally.rejected, tally.reasons)

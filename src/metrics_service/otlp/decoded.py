@@ -1,22 +1,20 @@
-"""What decoding gives: items, and what became of the others; and the finish both encodings share."""
+"""What decoding from protobuf and from JSON have in common."""
 
 from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from metrics_service.otlp.items import Attributes, LogItem, PointItem, Source, SpanItem, Value
+from metrics_service.otlp.items import Attributes, LogItem, Source, Value
 from metrics_service.otlp.values import nanoseconds
 
 Signal = Literal["logs", "metrics", "traces"]
-ItemT = TypeVar("ItemT", LogItem, SpanItem, PointItem)
 
 MAX_ATTRIBUTES = 512
 MAX_DEPTH = 16
-MAX_KEY = 255
 MAX_TIME_NS = 2**63 - 1
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -24,10 +22,10 @@ _is_name = re.compile(r"[A-Za-z][\w./-]{0,254}").fullmatch
 _no_trace, _no_span = "0" * 32, "0" * 16
 
 
-class Decoded(msgspec.Struct, Generic[ItemT]):
-    """The items of a request; `reasons` also has warnings about items that were taken."""
+class Tally(msgspec.Struct):
+    """What became of a request's items; `reasons` also has warnings about items that were taken."""
 
-    items: list[ItemT] = []
+    accepted: int = 0
     rejected: int = 0
     reasons: list[str] = []
     """Each reason once."""
@@ -41,6 +39,12 @@ class Decoded(msgspec.Struct, Generic[ItemT]):
             self.reasons.append(reason)
 
 
+def first_of(attributes: Attributes, tally: Tally) -> Attributes:
+    """As many attributes as an item may have."""
+    tally.warn(f"an item has more than {MAX_ATTRIBUTES} attributes; the others were left out")
+    return {name: attributes[name] for name in list(attributes)[:MAX_ATTRIBUTES]}
+
+
 def source_of(resource: Attributes, scope: str, version: str, attributes: Attributes) -> Source:
     digest = sha256(_canonical((resource, scope, version, attributes))).digest()[:16]
     return Source(resource=resource, scope=scope, digest=digest)
@@ -49,10 +53,10 @@ def source_of(resource: Attributes, scope: str, version: str, attributes: Attrib
 def log_item(
     source: Source,
     attributes: Attributes,
-    *,
     time_ns: int,
     observed_ns: int,
     received_ns: int,
+    *,
     event_name: str,
     body: Value,
     severity: int,
@@ -69,22 +73,22 @@ def log_item(
         if _is_name(event_name):
             name = event_name
         else:
-            name = body if body.__class__ is str and _is_name(body) else "log"  # type: ignore[arg-type]  # a str
+            name = body if body.__class__ is str and _is_name(body) else "log"
     is_timed = True
     if time_ns == 0:
         time_ns = nanoseconds(attributes.get("event.timestamp")) or observed_ns
         if time_ns == 0:
             time_ns, is_timed = received_ns, False
     return LogItem(
-        source=source,
-        name=name,  # type: ignore[arg-type]  # a str
-        time_ns=min(time_ns, MAX_TIME_NS),
-        attributes=attributes,
-        body=body,
-        severity=severity,
-        trace_id=trace_id if trace_id != _no_trace else None,
-        span_id=span_id if span_id != _no_span else None,
-        is_timed=is_timed,
+        source,
+        name,
+        min(time_ns, MAX_TIME_NS),
+        attributes,
+        body,
+        severity,
+        None if trace_id == _no_trace else trace_id,
+        None if span_id == _no_span else span_id,
+        is_timed,
     )
 
 

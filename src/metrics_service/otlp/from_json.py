@@ -14,12 +14,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from metrics_service.errors import MalformedRequestError
+from metrics_service.ingest.telemetry import Instrument
 from metrics_service.otlp.decoded import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
-    MAX_KEY,
     MAX_TIME_NS,
-    Decoded,
+    Tally,
+    first_of,
     is_span_id,
     log_item,
     source_of,
@@ -37,12 +38,12 @@ from metrics_service.otlp.items import (
     SpanItem,
     Value,
 )
-from metrics_service.otlp.points import Instrument, add_point
+from metrics_service.otlp.points import checked_point
 
 Number = int | float | str | None
 
 
-class _AnyValue(msgspec.Struct, rename="camel"):
+class _AnyValue(msgspec.Struct, rename="camel", gc=False):
     string_value: str | None = None
     int_value: Number = None
     double_value: Number = None
@@ -52,33 +53,33 @@ class _AnyValue(msgspec.Struct, rename="camel"):
     bytes_value: str | None = None
 
 
-class _Array(msgspec.Struct):
+class _Array(msgspec.Struct, gc=False):
     values: list[_AnyValue | None] | None = None
 
 
-class _KeyValue(msgspec.Struct):
+class _KeyValue(msgspec.Struct, gc=False):
     key: str = ""
     value: _AnyValue | None = None
 
 
-class _KeyValues(msgspec.Struct):
+class _KeyValues(msgspec.Struct, gc=False):
     values: list[_KeyValue] | None = None
 
 
 Pairs = list[_KeyValue] | None
 
 
-class _Resource(msgspec.Struct):
+class _Resource(msgspec.Struct, gc=False):
     attributes: Pairs = None
 
 
-class _Scope(msgspec.Struct):
+class _Scope(msgspec.Struct, gc=False):
     name: str | None = None
     version: str | None = None
     attributes: Pairs = None
 
 
-class _LogRecord(msgspec.Struct, rename="camel"):
+class _LogRecord(msgspec.Struct, rename="camel", gc=False):
     time_unix_nano: Number = None
     observed_time_unix_nano: Number = None
     severity_number: Number = None
@@ -89,18 +90,18 @@ class _LogRecord(msgspec.Struct, rename="camel"):
     span_id: str | None = None
 
 
-class _Status(msgspec.Struct):
+class _Status(msgspec.Struct, gc=False):
     code: Number = None
     message: str | None = None
 
 
-class _Event(msgspec.Struct, rename="camel"):
+class _Event(msgspec.Struct, rename="camel", gc=False):
     time_unix_nano: Number = None
     name: str | None = None
     attributes: Pairs = None
 
 
-class _Span(msgspec.Struct, rename="camel"):
+class _Span(msgspec.Struct, rename="camel", gc=False):
     trace_id: str | None = None
     span_id: str | None = None
     parent_span_id: str | None = None
@@ -113,7 +114,7 @@ class _Span(msgspec.Struct, rename="camel"):
     status: _Status | None = None
 
 
-class _Point(msgspec.Struct, rename="camel"):
+class _Point(msgspec.Struct, rename="camel", gc=False):
     attributes: Pairs = None
     start_time_unix_nano: Number = None
     time_unix_nano: Number = None
@@ -126,13 +127,13 @@ class _Point(msgspec.Struct, rename="camel"):
     flags: Number = None
 
 
-class _Data(msgspec.Struct, rename="camel"):
+class _Data(msgspec.Struct, rename="camel", gc=False):
     data_points: list[_Point] | None = None
     aggregation_temporality: Number = None
     is_monotonic: bool | None = None
 
 
-class _Metric(msgspec.Struct, rename="camel"):
+class _Metric(msgspec.Struct, rename="camel", gc=False):
     name: str | None = None
     unit: str | None = None
     sum: _Data | None = None
@@ -177,44 +178,38 @@ _lone_surrogates = re.compile(
 )
 
 
-def logs_from_json(body: bytes, received_ns: int) -> Decoded[LogItem]:
-    out: Decoded[LogItem] = Decoded()
+def logs_from_json(body: bytes, received_ns: int, tally: Tally) -> Iterator[LogItem]:
     groups = _groups(_LOGS, body, "resource_logs")
-    for source, scoped in _sources(groups, "scope_logs", out):
-        for record in _each(scoped.log_records, _LogRecord, out):
-            out.items.append(
-                log_item(
-                    source,
-                    _attributes(record.attributes, out),
-                    time_ns=_time(record.time_unix_nano),
-                    observed_ns=_time(record.observed_time_unix_nano),
-                    received_ns=received_ns,
-                    event_name=record.event_name or "",
-                    body=_value(record.body, 0) if record.body is not None else None,
-                    severity=_whole(record.severity_number) or 0,
-                    trace_id=_hex(record.trace_id, 32),
-                    span_id=_hex(record.span_id, 16),
-                )
+    for source, scoped in _sources(groups, "scope_logs", tally):
+        for record in _each(scoped.log_records, _LogRecord, tally):
+            tally.accepted += 1
+            yield log_item(
+                source,
+                _attributes(record.attributes, tally),
+                _time(record.time_unix_nano),
+                _time(record.observed_time_unix_nano),
+                received_ns,
+                event_name=record.event_name or "",
+                body=_value(record.body, 0) if record.body is not None else None,
+                severity=_whole(record.severity_number) or 0,
+                trace_id=_hex(record.trace_id, 32),
+                span_id=_hex(record.span_id, 16),
             )
-    return out
 
 
-def spans_from_json(body: bytes) -> Decoded[SpanItem]:
-    out: Decoded[SpanItem] = Decoded()
+def spans_from_json(body: bytes, tally: Tally) -> Iterator[SpanItem]:
     groups = _groups(_SPANS, body, "resource_spans")
-    for source, scoped in _sources(groups, "scope_spans", out):
-        for span in _each(scoped.spans, _Span, out):
+    for source, scoped in _sources(groups, "scope_spans", tally):
+        for span in _each(scoped.spans, _Span, tally):
             trace_id, span_id = _hex(span.trace_id, 32), _hex(span.span_id, 16)
             if trace_id is None or span_id is None or not is_span_id(trace_id, span_id):
-                out.refuse("span ids must be 32 and 16 hexadecimal digits, not all zero")
+                tally.refuse("span ids must be 32 and 16 hexadecimal digits, not all zero")
                 continue
-            out.items.append(_span(source, span, trace_id, span_id, out))
-    return out
+            tally.accepted += 1
+            yield _span(source, span, trace_id, span_id, tally)
 
 
-def _span(
-    source: Source, span: _Span, trace_id: str, span_id: str, out: Decoded[SpanItem]
-) -> SpanItem:
+def _span(source: Source, span: _Span, trace_id: str, span_id: str, tally: Tally) -> SpanItem:
     start_ns = _time(span.start_time_unix_nano)
     parent = _hex(span.parent_span_id, 16)
     status = span.status or _Status()
@@ -226,7 +221,7 @@ def _span(
         parent_span_id=parent if parent is not None and parent.strip("0") else None,
         start_ns=start_ns,
         end_ns=max(start_ns, _time(span.end_time_unix_nano)),
-        attributes=_attributes(span.attributes, out),
+        attributes=_attributes(span.attributes, tally),
         kind=_enum(span.kind, {"SPAN_KIND_SERVER": KIND_SERVER}),
         status=_enum(status.code, {"STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": STATUS_ERROR}),
         message=status.message or "",
@@ -234,20 +229,18 @@ def _span(
             SpanEvent(
                 name=event.name or "",
                 time_ns=_time(event.time_unix_nano),
-                attributes=_attributes(event.attributes, out),
+                attributes=_attributes(event.attributes, tally),
             )
             for event in span.events or ()
         ],
     )
 
 
-def points_from_json(body: bytes, received_ns: int) -> Decoded[PointItem]:
-    out: Decoded[PointItem] = Decoded()
+def points_from_json(body: bytes, received_ns: int, tally: Tally) -> Iterator[PointItem]:
     groups = _groups(_METRICS, body, "resource_metrics")
-    for source, scoped in _sources(groups, "scope_metrics", out):
-        for metric in _each(scoped.metrics, _Metric, out):
-            _points(source, metric, received_ns, out)
-    return out
+    for source, scoped in _sources(groups, "scope_metrics", tally):
+        for metric in _each(scoped.metrics, _Metric, tally):
+            yield from _points(source, metric, received_ns, tally)
 
 
 _INSTRUMENTS: tuple[Instrument, ...] = (
@@ -263,7 +256,7 @@ _TEMPORALITIES = {
 }
 
 
-def _points(source: Source, metric: _Metric, received_ns: int, out: Decoded[PointItem]) -> None:
+def _points(source: Source, metric: _Metric, received_ns: int, tally: Tally) -> Iterator[PointItem]:
     for instrument in _INSTRUMENTS:
         data: _Data | None = getattr(metric, instrument)
         for point in (data.data_points or ()) if data is not None else ():
@@ -273,8 +266,8 @@ def _points(source: Source, metric: _Metric, received_ns: int, out: Decoded[Poin
             given = point.sum
             if is_plain:
                 given = point.as_int if point.as_int is not None else point.as_double
-            add_point(
-                out,
+            yield from checked_point(
+                tally,
                 source,
                 metric=metric.name or "",
                 unit=metric.unit or "",
@@ -283,7 +276,7 @@ def _points(source: Source, metric: _Metric, received_ns: int, out: Decoded[Poin
                 temporality=_enum(data.aggregation_temporality, _TEMPORALITIES),
                 start_ns=_time(point.start_time_unix_nano),
                 time_ns=_time(point.time_unix_nano) or received_ns,
-                attributes=_attributes(point.attributes, out),
+                attributes=_attributes(point.attributes, tally),
                 value=_double(given),
                 count=None if is_plain else _whole(point.count) or 0,
                 bounds=_doubles(point.explicit_bounds) if is_histogram else None,
@@ -338,7 +331,7 @@ def _malformed() -> MalformedRequestError:
     return MalformedRequestError("the body is not an OTLP request in JSON")
 
 
-def _each(items: list[Any] | None, kind: type[T], out: Decoded[Any]) -> Iterator[T]:
+def _each(items: list[Any] | None, kind: type[T], tally: Tally) -> Iterator[T]:
     for item in items or ():
         if isinstance(item, kind):
             yield item
@@ -347,21 +340,21 @@ def _each(items: list[Any] | None, kind: type[T], out: Decoded[Any]) -> Iterator
             yield msgspec.json.decode(item, type=kind)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             reason = str(error) if isinstance(error, msgspec.ValidationError) else "is not valid"
-            out.refuse(f"an item is not valid: {reason}")
+            tally.refuse(f"an item is not valid: {reason}")
 
 
 def _sources(
-    groups: list[_Group[Any]] | None, scopes: str, out: Decoded[Any]
+    groups: list[_Group[Any]] | None, scopes: str, tally: Tally
 ) -> Iterator[tuple[Source, _Scoped[Any]]]:
     for group in groups or ():
-        resource = _attributes(group.resource.attributes if group.resource else None, out)
+        resource = _attributes(group.resource.attributes if group.resource else None, tally)
         for scoped in getattr(group, scopes) or ():
             scope = scoped.scope or _Scope()
-            attributes = _attributes(scope.attributes, out)
+            attributes = _attributes(scope.attributes, tally)
             yield source_of(resource, scope.name or "", scope.version or "", attributes), scoped
 
 
-def _attributes(pairs: Pairs, out: Decoded[Any]) -> Attributes:
+def _attributes(pairs: Pairs, tally: Tally) -> Attributes:
     found: Attributes = {}
     for pair in pairs or ():
         value = pair.value
@@ -371,15 +364,23 @@ def _attributes(pairs: Pairs, out: Decoded[Any]) -> Attributes:
             found[pair.key] = value.string_value
         else:
             found[pair.key] = _value(value, 0)
-    if len(found) > MAX_ATTRIBUTES or any(len(key) > MAX_KEY for key in found):
-        out.warn(f"attributes over {MAX_ATTRIBUTES}, or with longer names than {MAX_KEY}, are cut")
-        return {key[:MAX_KEY]: found[key] for key in list(found)[:MAX_ATTRIBUTES]}
-    return found
+    return found if len(found) <= MAX_ATTRIBUTES else first_of(found, tally)
 
 
 def _value(value: _AnyValue | None, depth: int) -> Value:
     if value is None:
         return None
+    items, pairs = value.array_value, value.kvlist_value
+    if depth >= MAX_DEPTH and (items or pairs) is not None:
+        return None
+    if items is not None:
+        return [_value(item, depth + 1) for item in items.values or ()]
+    if pairs is not None:
+        return {pair.key: _value(pair.value, depth + 1) for pair in pairs.values or ()}
+    return _scalar(value)
+
+
+def _scalar(value: _AnyValue) -> Value:
     if value.string_value is not None:
         return value.string_value
     if value.int_value is not None:
@@ -389,17 +390,10 @@ def _value(value: _AnyValue | None, depth: int) -> Value:
     if value.bool_value is not None:
         given = value.bool_value
         return given.lower() == "true" if isinstance(given, str) else bool(given)
-    if depth >= MAX_DEPTH:
-        return None
-    if value.array_value is not None:
-        return [_value(item, depth + 1) for item in value.array_value.values or ()]
-    if value.kvlist_value is not None:
-        pairs = value.kvlist_value.values or ()
-        return {pair.key: _value(pair.value, depth + 1) for pair in pairs}
     return value.bytes_value
 
 
-def _integer(given: int | float | str) -> Value:
+def _integer(given: float | str) -> Value:
     whole = _whole(given)
     # What is no 64-bit integer stays the text it came as.
     return whole if whole is not None and -(2**63) <= whole < 2**63 else str(given)
@@ -407,7 +401,7 @@ def _integer(given: int | float | str) -> Value:
 
 def _whole(given: Number) -> int | None:
     if given is None or given.__class__ is int:
-        return given  # type: ignore[return-value]  # an int
+        return given
     try:
         return int(given)
     except (ValueError, OverflowError):

@@ -17,12 +17,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from metrics_service.errors import MalformedRequestError
+from metrics_service.ingest.telemetry import Instrument
 from metrics_service.otlp.decoded import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
-    MAX_KEY,
     MAX_TIME_NS,
-    Decoded,
+    Tally,
+    first_of,
     is_span_id,
     log_item,
     source_of,
@@ -36,53 +37,49 @@ from metrics_service.otlp.items import (
     SpanItem,
     Value,
 )
-from metrics_service.otlp.points import Instrument, add_point
+from metrics_service.otlp.points import checked_point
 from metrics_service.otlp.values import encoded
 
 
-def logs_from_protobuf(body: bytes, received_ns: int) -> Decoded[LogItem]:
-    out: Decoded[LogItem] = Decoded()
-    items = out.items
+def logs_from_protobuf(body: bytes, received_ns: int, tally: Tally) -> Iterator[LogItem]:
     request = _parsed(ExportLogsServiceRequest, body)
     for group in request.resource_logs:
-        for source, scoped in _sources(group, group.scope_logs, out):
+        for source, scoped in _sources(group, group.scope_logs, tally):
             for record in scoped.log_records:
                 trace_id, span_id = record.trace_id, record.span_id
-                items.append(
-                    log_item(
-                        source,
-                        _attributes(record.attributes, out),
-                        time_ns=record.time_unix_nano,
-                        observed_ns=record.observed_time_unix_nano,
-                        received_ns=received_ns,
-                        event_name=record.event_name,
-                        body=_value(record.body, 0) if record.HasField("body") else None,
-                        severity=record.severity_number,
-                        trace_id=trace_id.hex() if len(trace_id) == 16 else None,
-                        span_id=span_id.hex() if len(span_id) == 8 else None,
-                    )
+                tally.accepted += 1
+                said = record.body
+                yield log_item(
+                    source,
+                    _attributes(record.attributes, tally),
+                    record.time_unix_nano,
+                    record.observed_time_unix_nano,
+                    received_ns,
+                    event_name=record.event_name,
+                    body=said.string_value or _value(said, 0),
+                    severity=record.severity_number,
+                    trace_id=trace_id.hex() if len(trace_id) == 16 else None,
+                    span_id=span_id.hex() if len(span_id) == 8 else None,
                 )
-    return out
 
 
-def spans_from_protobuf(body: bytes) -> Decoded[SpanItem]:
-    out: Decoded[SpanItem] = Decoded()
+def spans_from_protobuf(body: bytes, tally: Tally) -> Iterator[SpanItem]:
     request = _parsed(ExportTraceServiceRequest, body)
     for group in request.resource_spans:
-        for source, scoped in _sources(group, group.scope_spans, out):
+        for source, scoped in _sources(group, group.scope_spans, tally):
             for span in scoped.spans:
                 if len(span.trace_id) != 16 or len(span.span_id) != 8:
-                    out.refuse("span ids must have 16 and 8 bytes")
+                    tally.refuse("span ids must have 16 and 8 bytes")
                     continue
                 trace_id, span_id = span.trace_id.hex(), span.span_id.hex()
                 if not is_span_id(trace_id, span_id):
-                    out.refuse("span ids must not be zero")
+                    tally.refuse("span ids must not be zero")
                     continue
-                out.items.append(_span(source, span, trace_id, span_id, out))
-    return out
+                tally.accepted += 1
+                yield _span(source, span, trace_id, span_id, tally)
 
 
-def _span(source: Source, span: Any, trace_id: str, span_id: str, out: Decoded[Any]) -> SpanItem:
+def _span(source: Source, span: Any, trace_id: str, span_id: str, tally: Tally) -> SpanItem:
     parent = span.parent_span_id
     start_ns = min(span.start_time_unix_nano, MAX_TIME_NS)
     return SpanItem(
@@ -93,7 +90,7 @@ def _span(source: Source, span: Any, trace_id: str, span_id: str, out: Decoded[A
         parent_span_id=parent.hex() if len(parent) == 8 and any(parent) else None,
         start_ns=start_ns,
         end_ns=max(start_ns, min(span.end_time_unix_nano, MAX_TIME_NS)),
-        attributes=_attributes(span.attributes, out),
+        attributes=_attributes(span.attributes, tally),
         kind=span.kind,
         status=span.status.code,
         message=span.status.message,
@@ -101,21 +98,19 @@ def _span(source: Source, span: Any, trace_id: str, span_id: str, out: Decoded[A
             SpanEvent(
                 name=event.name,
                 time_ns=min(event.time_unix_nano, MAX_TIME_NS),
-                attributes=_attributes(event.attributes, out),
+                attributes=_attributes(event.attributes, tally),
             )
             for event in span.events
         ],
     )
 
 
-def points_from_protobuf(body: bytes, received_ns: int) -> Decoded[PointItem]:
-    out: Decoded[PointItem] = Decoded()
+def points_from_protobuf(body: bytes, received_ns: int, tally: Tally) -> Iterator[PointItem]:
     request = _parsed(ExportMetricsServiceRequest, body)
     for group in request.resource_metrics:
-        for source, scoped in _sources(group, group.scope_metrics, out):
+        for source, scoped in _sources(group, group.scope_metrics, tally):
             for metric in scoped.metrics:
-                _points(source, metric, received_ns, out)
-    return out
+                yield from _points(source, metric, received_ns, tally)
 
 
 _INSTRUMENTS: dict[str, Instrument] = {
@@ -127,7 +122,7 @@ _INSTRUMENTS: dict[str, Instrument] = {
 }
 
 
-def _points(source: Source, metric: Any, received_ns: int, out: Decoded[PointItem]) -> None:
+def _points(source: Source, metric: Any, received_ns: int, tally: Tally) -> Iterator[PointItem]:
     which = metric.WhichOneof("data")
     if which is None:
         return
@@ -141,8 +136,8 @@ def _points(source: Source, metric: Any, received_ns: int, out: Decoded[PointIte
         else:
             has_sum = instrument == "summary" or point.HasField("sum")
             value, count = (point.sum if has_sum else None), point.count
-        add_point(
-            out,
+        yield from checked_point(
+            tally,
             source,
             metric=metric.name,
             unit=metric.unit,
@@ -151,7 +146,7 @@ def _points(source: Source, metric: Any, received_ns: int, out: Decoded[PointIte
             temporality=getattr(data, "aggregation_temporality", 0),
             start_ns=point.start_time_unix_nano,
             time_ns=point.time_unix_nano or received_ns,
-            attributes=_attributes(point.attributes, out),
+            attributes=_attributes(point.attributes, tally),
             value=value,
             count=count,
             bounds=list(point.explicit_bounds) if is_histogram else None,
@@ -167,26 +162,23 @@ def _parsed(kind: Any, body: bytes) -> Any:
         raise MalformedRequestError("the body is not an OTLP request in protobuf") from None
 
 
-def _sources(group: Any, scopes: Any, out: Decoded[Any]) -> Iterator[tuple[Source, Any]]:
-    resource = _attributes(group.resource.attributes, out)
+def _sources(group: Any, scopes: Any, tally: Tally) -> Iterator[tuple[Source, Any]]:
+    resource = _attributes(group.resource.attributes, tally)
     for scoped in scopes:
         scope = scoped.scope
         yield (
-            source_of(resource, scope.name, scope.version, _attributes(scope.attributes, out)),
+            source_of(resource, scope.name, scope.version, _attributes(scope.attributes, tally)),
             scoped,
         )
 
 
-def _attributes(pairs: Any, out: Decoded[Any]) -> Attributes:
+def _attributes(pairs: Any, tally: Tally) -> Attributes:
     found: Attributes = {}
     for pair in pairs:
         value = pair.value
         # An empty text is the one case that needs a second question.
         found[pair.key] = value.string_value or _value(value, 0)
-    if len(found) > MAX_ATTRIBUTES or any(len(key) > MAX_KEY for key in found):
-        out.warn(f"attributes over {MAX_ATTRIBUTES}, or with longer names than {MAX_KEY}, are cut")
-        return {key[:MAX_KEY]: found[key] for key in list(found)[:MAX_ATTRIBUTES]}
-    return found
+    return found if len(found) <= MAX_ATTRIBUTES else first_of(found, tally)
 
 
 def _value(value: Any, depth: int) -> Value:

@@ -30,7 +30,7 @@ class Source(msgspec.Struct, kw_only=True):
         return name if isinstance(name, str) else ""
 
 
-class LogItem(msgspec.Struct, kw_only=True):
+class LogItem(msgspec.Struct, gc=False):
     """One log record; ids are lower-case hex, None where absent or not valid."""
 
     source: Source
@@ -52,7 +52,7 @@ class SpanEvent(msgspec.Struct, kw_only=True):
     attributes: Attributes
 
 
-class SpanItem(msgspec.Struct, kw_only=True):
+class SpanItem(msgspec.Struct, kw_only=True, gc=False):
     """One span; ids are lower-case hex and valid."""
 
     source: Source
@@ -85,7 +85,7 @@ class SpanItem(msgspec.Struct, kw_only=True):
         return self.status == STATUS_ERROR or "error.type" in self.attributes
 
 
-class PointItem(msgspec.Struct, kw_only=True):
+class PointItem(msgspec.Struct, kw_only=True, gc=False):
     """One data point, times in nanoseconds; `value` is the sum for histograms and summaries."""
 
     source: Source

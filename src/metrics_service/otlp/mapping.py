@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from metrics_service.ingest.content import rest
@@ -18,12 +20,14 @@ from metrics_service.otlp.items import (
     PointItem,
     Source,
     SpanItem,
+    Value,
 )
 from metrics_service.otlp.streams import stream_of
-from metrics_service.otlp.values import strings, text
+from metrics_service.otlp.values import MAX_NAME, strings, text
 from metrics_service.otlp.words import (
     CLAIM_ATTRIBUTES,
     COLUMN_STRENGTH,
+    NOBODY,
     SESSION_COLUMNS,
     SESSION_KEYS,
     STANDARD,
@@ -47,15 +51,15 @@ def map_logs(items: Iterable[LogItem], out: Telemetry) -> None:
         mapper = agent.logs.get(agent.own(item.name))
         keys = _keys(agent, is_known=mapper is not None)
         session = _session_of(agent, keys, source, item.attributes, item.time_ns, LOGS, out)
+        if item.trace_id is not None and mapper is not ignore:
+            if session is not None:
+                out.traces.setdefault(item.trace_id, session)
+            elif mapper is not None:
+                session = _trace_session(agent, source, item, LOGS, out)
         if mapper is None:
             keep_log(item, session, out, agent)
-            continue
-        if item.trace_id is not None and mapper is not ignore:
-            if session is None:
-                session = _trace_session(agent, source, item, LOGS, out)
-            else:
-                out.traces.setdefault(item.trace_id, session)
-        mapper(item, session, out)
+        else:
+            mapper(item, session, out)
     _listen_to(sources, out)
 
 
@@ -71,15 +75,15 @@ def map_spans(items: Iterable[SpanItem], out: Telemetry) -> None:
         session = _session_of(agent, keys, source, item.attributes, item.time_ns, TRACES, out)
         if session is not None:
             session.see(item.end_ns, TRACES)
+        if mapper is not ignore:
+            if session is not None:
+                out.traces.setdefault(item.trace_id, session)
+            elif mapper is not None:
+                session = _trace_session(agent, source, item, TRACES, out)
         if mapper is None:
             keep_span(item, session, out, agent)
-            continue
-        if mapper is not ignore:
-            if session is None:
-                session = _trace_session(agent, source, item, TRACES, out)
-            else:
-                out.traces.setdefault(item.trace_id, session)
-        mapper(item, session, out)
+        else:
+            mapper(item, session, out)
     _listen_to(sources, out)
 
 
@@ -196,16 +200,40 @@ def _trace_session(
 def _listen(
     session: SessionPart, agent: Agent, source: Source, attributes: Attributes, time_ns: int
 ) -> None:
-    """Take from an item what it says about the session: who, where, with what."""
-    for name in (attributes.keys() & _SPOKEN) - agent.deaf:
-        _say(session, name, attributes[name], time_ns)
+    """Note what an item says about the session: who, where, with what.
+
+    Items say the same again and again: it is kept once, with when it was said last.
+    """
+    names, values_of = _spoken(tuple(attributes), agent.deaf)
+    if names:
+        values = values_of(attributes)
+        try:
+            if session.words.get((names, values), -1) < time_ns:
+                session.words[names, values] = time_ns
+        except TypeError:
+            # A list cannot be remembered so; few clients send any.
+            for name in names:
+                _say(session, name, attributes[name], time_ns)
     if session.last_by_source.get(source.digest, -1) < time_ns:
         session.last_by_source[source.digest] = time_ns
 
 
+@lru_cache(maxsize=4096)
+def _spoken(
+    names: tuple[str, ...], deaf: frozenset[str]
+) -> tuple[tuple[str, ...], Callable[[Attributes], Any]]:
+    """Those of an item's attributes that say something; items of one kind have the same names."""
+    spoken = tuple(name for name in names if name in _SPOKEN and name not in deaf)
+    return spoken, itemgetter(*spoken) if spoken else dict
+
+
 def _listen_to(sources: dict[bytes, tuple[Source, Agent]], out: Telemetry) -> None:
-    """Take what resources say, once for all items that they came with."""
+    """Take what was noted, and what resources say."""
     for session in out.sessions.values():
+        for (names, values), time_ns in session.words.items():
+            for name, value in zip(names, values if len(names) > 1 else (values,), strict=True):
+                _say(session, name, value, time_ns)
+        session.words.clear()
         for digest, time_ns in session.last_by_source.items():
             source, agent = sources[digest]
             for name, value in source.resource.items():
@@ -213,15 +241,16 @@ def _listen_to(sources: dict[bytes, tuple[Source, Agent]], out: Telemetry) -> No
                 if name in _SPOKEN and not is_deaf:
                     _say(session, name, value, time_ns)
                 elif (is_deaf or name not in _NOT_RESOURCE) and (word := text(value)) is not None:
-                    session.say(f"#{name}", word, time_ns)
+                    session.say(f"#{name}"[:MAX_NAME], word, time_ns)
         session.last_by_source.clear()
 
 
-def _say(session: SessionPart, name: str, value: Any, time_ns: int) -> None:
+def _say(session: SessionPart, name: str, value: Value, time_ns: int) -> None:
     if name in CLAIM_ATTRIBUTES:
-        session.say(f"@{name}", text(value), time_ns)
+        if (word := text(value)) not in NOBODY:
+            session.say(f"@{name}", word, time_ns)
         return
     column = SESSION_COLUMNS[name]
-    word = strings(value) if column in _LISTS else text(value)
+    said = strings(value) if column in _LISTS else text(value)
     # A weaker name for the same thing speaks as if it had spoken long before.
-    session.say(column, word, time_ns + COLUMN_STRENGTH.get(name, 0) * _LONG_NS)
+    session.say(column, said, time_ns + COLUMN_STRENGTH.get(name, 0) * _LONG_NS)

@@ -1,11 +1,12 @@
-"""Checks one data point and adds it, whatever it was encoded in."""
+"""Checks one data point, whatever it was encoded in."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from metrics_service.ingest.telemetry import Instrument
-from metrics_service.otlp.decoded import MAX_TIME_NS, Decoded
+from metrics_service.otlp.decoded import MAX_TIME_NS, Tally
 from metrics_service.otlp.items import Attributes, PointItem, Source
 
 NO_RECORDED_VALUE = 1
@@ -13,8 +14,8 @@ MAX_BUCKETS = 1024
 MAX_BIGINT = 2**63 - 1
 
 
-def add_point(
-    out: Decoded[PointItem],
+def checked_point(
+    tally: Tally,
     source: Source,
     *,
     metric: str,
@@ -30,40 +31,36 @@ def add_point(
     bounds: list[float] | None,
     buckets: list[int] | None,
     flags: int,
-) -> None:
-    """Add the point, or say why it is refused."""
+) -> Iterator[PointItem]:
+    """The point, or why it is refused."""
     has_value = not flags & NO_RECORDED_VALUE
     if not metric:
-        out.refuse("a metric must have a name")
+        tally.refuse("a metric must have a name")
     elif has_value and value is not None and not math.isfinite(value):
-        out.refuse("NaN and infinity are no values of a metric")
+        tally.refuse("NaN and infinity are no values of a metric")
     elif bounds is not None and not all(math.isfinite(bound) for bound in bounds):
-        out.refuse("the bounds of a histogram must be finite")
+        tally.refuse("the bounds of a histogram must be finite")
     elif buckets is not None and bounds is not None and len(buckets) not in (0, len(bounds) + 1):
-        out.refuse("a histogram must have one bucket more than it has bounds")
+        tally.refuse("a histogram must have one bucket more than it has bounds")
     elif buckets is not None and len(buckets) > MAX_BUCKETS:
-        out.refuse(f"a histogram may have {MAX_BUCKETS} buckets")
+        tally.refuse(f"a histogram may have {MAX_BUCKETS} buckets")
     elif max(count or 0, *(buckets or (0,)), 0) > MAX_BIGINT:
-        out.refuse("a count must fit into 63 bits")
+        tally.refuse("a count must fit into 63 bits")
     else:
-        out.items.append(
-            PointItem(
-                source=source,
-                metric=metric,
-                unit=unit,
-                instrument=instrument,
-                is_monotonic=is_monotonic,
-                temporality=temporality,
-                start_ns=min(start_ns, MAX_TIME_NS),
-                time_ns=min(time_ns, MAX_TIME_NS),
-                attributes=attributes,
-                value=value,
-                count=count,
-                bounds=bounds,
-                buckets=buckets,
-                has_value=has_value,
-            )
+        tally.accepted += 1
+        yield PointItem(
+            source=source,
+            metric=metric,
+            unit=unit,
+            instrument=instrument,
+            is_monotonic=is_monotonic,
+            temporality=temporality,
+            start_ns=min(start_ns, MAX_TIME_NS),
+            time_ns=min(time_ns, MAX_TIME_NS),
+            attributes=attributes,
+            value=value,
+            count=count,
+            bounds=bounds,
+            buckets=buckets,
+            has_value=has_value,
         )
-
-
-__all__ = ["Instrument", "add_point"]

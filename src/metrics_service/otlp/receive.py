@@ -15,7 +15,8 @@ async def receive(caller: Caller, signal: Signal, body: bytes, *, is_json: bool)
 
     Raises `MalformedRequestError`, `ForbiddenError`, and what the database has to say.
     """
-    out = Telemetry(caller.tenant_id)
+    keeps_content = await caller.database.tenant_settings.keeps_content(caller.tenant_id)
+    out = Telemetry(caller.tenant_id, keeps_content=keeps_content)
     reading = read_request(signal, body, is_json=is_json, received_ns=time.time_ns(), out=out)
     if out.is_empty:
         return reading

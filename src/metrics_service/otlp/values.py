@@ -6,8 +6,8 @@ Each function takes any attribute value and returns None for one that it cannot 
 from __future__ import annotations
 
 import base64
-import math
 from datetime import datetime
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -30,29 +30,36 @@ _TRUTHS: dict[Any, bool] = {
 
 def text(value: Value, limit: int = MAX_NAME) -> str | None:
     """Text of at most `limit` characters."""
+    if value is None:
+        return None
     if value.__class__ is str:
-        return value[:limit] or None  # type: ignore[index,return-value]  # a str
-    if value is None or isinstance(value, (list, dict)):
+        return value[:limit] or None
+    if isinstance(value, (list, dict)):
         return None
     return str(value).lower() if isinstance(value, bool) else str(value)[:limit]
 
 
 def number(value: Value) -> float | None:
     """A finite number, also from text."""
-    if value.__class__ is int:
-        return float(value) if abs(value) < 1e300 else None  # type: ignore[arg-type]  # an int
-    if isinstance(value, str):
+    if value.__class__ is str:
+        # Python's own underscores are nobody's numbers.
+        if "_" in value:
+            return None
         try:
-            value = float(value.strip().replace("_", "x"))
+            value = float(value)
         except ValueError:
             return None
-    if not isinstance(value, float) or not math.isfinite(value):
+    elif value.__class__ is int:
+        return float(value) if -(10**300) < value < 10**300 else None
+    if value.__class__ is not float or not isfinite(value):
         return None
     return value
 
 
 def milliseconds(value: Value) -> float | None:
     """A duration that is not negative."""
+    if value is None:
+        return None
     found = number(value)
     return found if found is not None and 0 <= found <= MAX_MS else None
 
@@ -65,17 +72,18 @@ def seconds(value: Value) -> float | None:
 
 def count(value: Value) -> int | None:
     """A whole number from 0 to 10^12."""
+    if value is None:
+        return None
     found = value if value.__class__ is int else number(value)
-    return int(found) if found is not None and 0 <= found <= MAX_COUNT else None  # type: ignore[operator,arg-type]  # a number
+    return int(found) if found is not None and 0 <= found <= MAX_COUNT else None
 
 
 def flag(value: Value) -> bool | None:
     """A boolean, also from `"true"`, `"False"`, `"1"`, 0."""
-    if isinstance(value, str):
-        value = value.strip().lower()
     if isinstance(value, (list, dict)):
         return None
-    return _TRUTHS.get(value)
+    known = _TRUTHS.get(value)
+    return _TRUTHS.get(value.strip().lower()) if known is None and isinstance(value, str) else known
 
 
 def strings(value: Value) -> list[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 from metrics_service.ingest.parts import ModelPart
 from metrics_service.otlp.items import Value
@@ -69,6 +70,8 @@ CLAIM_ATTRIBUTES = frozenset(
         "cursor.team.id",
     }
 )
+NOBODY = frozenset({"unknown", "anonymous", ""})
+"""What clients say where they do not know who is working."""
 SESSION_KEYS = (
     "gen_ai.conversation.id",
     "session.id",
@@ -83,44 +86,52 @@ STANDARD: frozenset[str] = (
     | {"event.name", "event.timestamp", "event.sequence", "prompt.id"}
 )
 
-_AUTO_SOURCES = frozenset({"config", "auto", "system", "policy"})
 _ONCE = "user_once"
 _ALWAYS = "user_always"
+# Who or what decided; whoever else it was is taken for a person.
 _MODES = {
+    "config": "auto",
+    "auto": "auto",
+    "system": "auto",
+    "policy": "auto",
     "hook": "hook",
     "user_permanent": _ALWAYS,
-    "user_temporary": _ONCE,
-    "user_abort": _ONCE,
-    "user_reject": _ONCE,
-    "user": _ONCE,
-    "cli": _ONCE,
-    "ide": _ONCE,
 }
+# How a word begins, without its separators; what it decides, and the mode where it says that too.
+# The first that fits counts.
+_DECISIONS: tuple[tuple[tuple[str, ...], str, str | None], ...] = (
+    (("abort", "cancel"), "cancel", _ONCE),
+    (("timedout",), "reject", "timeout"),
+    (("deny", "denied", "reject"), "reject", None),
+    (("modif",), "modify", None),
+    (("auto",), "accept", "auto"),
+    (("proceedalways", "always"), "accept", _ALWAYS),
+    (("accept", "approve", "allow", "once", "proceed"), "accept", None),
+)
 
 
 def decided(decision: Value, source: Value = None) -> tuple[str | None, str | None]:
     """Our decision and its mode, from any client's words; None where nothing was decided."""
     if not isinstance(decision, str) or not decision:
         return None, None
-    word = decision.lower().replace("_", "").replace("-", "").replace(" ", "")
-    by = source.lower() if isinstance(source, str) else ""
-    mode = "auto" if by in _AUTO_SOURCES else _MODES.get(by)
-    if by == "user_abort" or word.startswith(("abort", "cancel")):
+    return _decided(decision[:MAX_WORD], source[:MAX_WORD] if isinstance(source, str) else "")
+
+
+MAX_WORD = 64
+
+
+@lru_cache(maxsize=1024)
+def _decided(decision: str, source: str) -> tuple[str | None, str | None]:
+    by = source.lower()
+    if by == "user_abort":
         return "cancel", _ONCE
-    if word.startswith("timedout"):
-        return "reject", "timeout"
-    if word.startswith(("deny", "denied", "reject")):
-        return "reject", mode or _ONCE
-    if word.startswith("modif"):
-        return "modify", mode or _ONCE
-    if word.startswith("auto"):
-        return "accept", "auto"
+    word = decision.lower().replace("_", "").replace("-", "").replace(" ", "")
     # Approved for the session, with an amendment of the policy, for a server: more than this once.
     is_for_more = word.startswith("approved") and word != "approved"
-    if is_for_more or word.startswith(("proceedalways", "always")):
-        return "accept", _ALWAYS
-    if word.startswith(("accept", "approve", "allow", "once", "proceed")):
-        return "accept", mode or _ONCE
+    mode_by_source = _ALWAYS if is_for_more else _MODES.get(by, _ONCE)
+    for beginnings, ours, mode in _DECISIONS:
+        if word.startswith(beginnings):
+            return ours, mode or mode_by_source
     return None, None
 
 

@@ -65,4 +65,4 @@ async def count_session_events(
 def session_event_view(row: Record) -> SessionEventView:
     *columns, attributes = row
     # PostgreSQL's text goes into the answer as it is.
-    return SessionEventView(*columns, attributes and msgspec.Raw(attributes.encode()))
+    return SessionEventView(*columns, attributes=attributes and msgspec.Raw(attributes.encode()))

@@ -130,8 +130,8 @@ def session_view(row: Record) -> SessionView:
         "open" if ended_at is None else "closed",
         ((ended_at or last_event_at) - started_at).total_seconds() * 1000,
         *others,
-        _raw(claims),
-        _raw(resource),
+        claims=_raw(claims),
+        resource=_raw(resource),
     )
 
 

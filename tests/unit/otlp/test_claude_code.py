@@ -26,6 +26,8 @@ from vectors import (
     tool_rows,
 )
 
+from metrics_service.ingest.parts import RANK_SURE
+
 SCOPE = "com.anthropic.claude_code.events"
 TRACING = "com.anthropic.claude_code.tracing"
 METERS = "com.anthropic.claude_code"
@@ -75,7 +77,7 @@ def test_the_vector_of_the_reference():
             "tool_kind": "builtin",
             "session": "s-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
     assert list(out.sessions) == [("claude-code", "s-1")]
@@ -121,7 +123,7 @@ def test_an_mcp_call_that_a_human_allowed_with_all_details():
         "extra": {"mcp_server_scope": "user"},
         "session": "s-1",
         "signal": "logs",
-        "rank": 4,
+        "rank": RANK_SURE,
     }
     assert tool_rows(out) == [expected]
     assert tool_rows(allowed) == [{**expected, "arguments": '{"state":"open"}'}]
@@ -202,7 +204,7 @@ def test_a_rejected_call_is_complete_without_a_result():
         "extra": {"permission_mode": "default"},
         "session": "s-1",
         "signal": "logs",
-        "rank": 4,
+        "rank": RANK_SURE,
     }
     assert tool_rows(out) == [expected]
     assert tool_rows(allowed) == [{**expected, "arguments": '{"full_command":"rm -rf /"}'}]
@@ -227,7 +229,7 @@ def test_a_result_that_says_nothing_is_a_call_of_which_nothing_is_known():
             "tool_kind": "builtin",
             "session": "s-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -288,7 +290,8 @@ def test_logs_and_spans_of_a_call_are_one_row_in_any_order():
             "tool_name": "Bash",
             "started_at": at(3058),
             "ended_at": at(3100),
-            "duration_ms": 42.0,
+            # The run's own measure goes before the record's.
+            "duration_ms": 43.0,
             "wait_ms": 2900.0,
             "total_ms": 3110.0,
             "status": "success",
@@ -307,7 +310,7 @@ def test_logs_and_spans_of_a_call_are_one_row_in_any_order():
             "extra": {"full_command_bytes": 7, "bash_argv0": "echo"},
             "session": "s-1",
             "signal": "logs+traces",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -349,7 +352,7 @@ def test_spans_alone_tell_of_the_whole_call():
         "tool_kind": "builtin",
         "session": "s-1",
         "signal": "traces",
-        "rank": 4,
+        "rank": RANK_SURE,
     }
 
     assert tool_rows(mapped(trace(*given))) == [expected]
@@ -425,7 +428,7 @@ REQUEST_ROW = {
     "extra": {"cache_creation_5m_tokens": 7},
     "session": "s-1",
     "signal": "logs",
-    "rank": 4,
+    "rank": RANK_SURE,
 }
 
 
@@ -502,7 +505,7 @@ def test_a_request_span_alone():
             "effort": "low",
             "session": "s-1",
             "signal": "traces",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -548,7 +551,7 @@ def test_a_request_that_finally_failed(given, expected):
             **expected,
             "session": "s-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 

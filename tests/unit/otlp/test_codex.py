@@ -26,6 +26,8 @@ from vectors import (
     tool_rows,
 )
 
+from metrics_service.ingest.parts import RANK_SPAN, RANK_SURE
+
 C1 = {"conversation.id": "c-1"}
 COMMON = {
     **C1,
@@ -95,7 +97,7 @@ def test_the_vector_of_the_reference():
             "total_tokens_reported": 120,
             "session": "c-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
     assert list(out.sessions) == [("codex", "c-1")]
@@ -139,7 +141,7 @@ def test_a_usage_row_with_everything_it_may_say():
             "extra": {"auth_mode": "ApiKey"},
             "session": "c-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -201,11 +203,11 @@ def test_the_same_usage_twice_is_one_call_and_at_another_time_another():
     [
         (
             {"error.message": "error sending request", "attempt": 1},
-            {"error_type": "connection", "error_message": "error sending request", "attempts": 1},
+            {"error_type": "connection", "error_message": "error sending request", "attempts": 2},
         ),
         (
             {"http.response.status_code": 429, "attempt": "2", "auth.request_id": "req_1"},
-            {"error_type": "http_429", "http_status": 429, "attempts": 2, "request_id": "req_1"},
+            {"error_type": "http_429", "http_status": 429, "attempts": 3, "request_id": "req_1"},
         ),
         (
             {"http.response.status_code": "500", "error.message": "boom"},
@@ -227,7 +229,7 @@ def test_a_request_that_failed_is_a_call(given, expected):
             "extra": {"endpoint": "/responses"},
             "session": "c-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
     assert not out.events
@@ -291,7 +293,7 @@ RESULT_ROW = {
     "extra": {"tool_namespace": "functions"},
     "session": "c-1",
     "signal": "logs",
-    "rank": 4,
+    "rank": RANK_SURE,
 }
 
 
@@ -358,7 +360,7 @@ def test_a_tool_that_could_not_be_called_has_no_id():
             "model": "gpt-5",
             "session": "c-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -371,7 +373,7 @@ def test_a_result_that_says_nothing_is_a_call_of_which_nothing_is_known():
             "tool_kind": "builtin",
             "session": "c-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -420,9 +422,57 @@ def test_a_rejected_call_is_complete_without_a_result():
             "model": "gpt-5",
             "session": "c-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
+
+
+DENIED = {"tool_name": "shell", "call_id": "call_2", "decision": "denied", "source": "user"}
+FAILED = {
+    "tool_name": "shell",
+    "call_id": "call_2",
+    "success": "false",
+    "output": "rejected by user",
+}
+
+
+def test_a_denied_call_did_not_fail_although_its_result_says_so():
+    given = (log("tool_decision", DENIED), log("tool_result", FAILED, ms=5))
+
+    for order in itertools.permutations(given):
+        (row,) = tool_rows(mapped(*order))
+        assert (row["status"], row["decision"]) == ("rejected", "reject")
+        assert (row["ended_at"], row["output_bytes"]) == (at(5), 16)
+
+
+def test_an_aborted_call_is_cancelled_although_its_result_says_that_it_failed():
+    aborted = {**DENIED, "decision": "abort"}
+
+    (row,) = tool_rows(mapped(log("tool_decision", aborted), log("tool_result", FAILED, ms=5)))
+
+    assert (row["status"], row["decision"]) == ("cancelled", "cancel")
+
+
+def test_what_ran_in_spite_of_a_denial_succeeded():
+    succeeded = {**FAILED, "success": "true"}
+
+    (row,) = tool_rows(mapped(log("tool_decision", DENIED), log("tool_result", succeeded, ms=5)))
+
+    assert (row["status"], row["decision"]) == ("success", "reject")
+
+
+def test_of_two_decisions_on_a_call_the_later_one_holds():
+    approved = {**DENIED, "decision": "approved", "source": "config"}
+    then_denied = (log("tool_decision", approved), log("tool_decision", DENIED, ms=900))
+    then_approved = (log("tool_decision", DENIED), log("tool_decision", approved, ms=900))
+
+    for order in itertools.permutations(then_denied):
+        (row,) = tool_rows(mapped(*order))
+        assert (row["decision"], row["decision_mode"]) == ("reject", "user_once")
+        assert (row["decision_raw"], row["status"]) == ("denied", "rejected")
+    for order in itertools.permutations((*then_approved, log("tool_result", FAILED, ms=950))):
+        (row,) = tool_rows(mapped(*order))
+        assert (row["decision"], row["decision_mode"], row["status"]) == ("accept", "auto", "error")
 
 
 REPEATED = span_event(
@@ -480,7 +530,7 @@ def test_spans_alone_tell_of_the_call_by_the_event_within():
             "extra": {"output_line_count": 5},
             "session": "c-1",
             "signal": "traces",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
     assert out.traces[TRACE].external_id == "c-1"
@@ -494,7 +544,7 @@ def test_a_repetition_without_an_id_counts_only_without_logs():
     out = mapped(trace(span("dispatch", THREAD, events=[event])))
 
     (row,) = tool_rows(out)
-    assert (row["rank"], row["status"], row["error_message"]) == (2, "error", "unknown")
+    assert (row["rank"], row["status"], row["error_message"]) == (RANK_SPAN, "error", "unknown")
 
 
 MCP = span(
@@ -531,7 +581,7 @@ def test_an_mcp_span_is_the_run_of_its_call():
         "extra": {"mcp.transport": "stdio"},
         "session": "c-1",
         "signal": "traces",
-        "rank": 4,
+        "rank": RANK_SURE,
     }
 
     assert tool_rows(mapped(trace(MCP))) == [alone]
@@ -541,7 +591,6 @@ def test_an_mcp_span_is_the_run_of_its_call():
                 **alone,
                 "tool_name": "mcp__github__get",
                 "ended_at": at(85),
-                "duration_ms": 85.0,
                 "status": "error",
                 "model": "gpt-5",
                 "signal": "logs+traces",
@@ -549,12 +598,28 @@ def test_an_mcp_span_is_the_run_of_its_call():
         ]
 
 
+def test_the_span_around_a_call_is_the_calls_span_and_not_its_own_parent():
+    given = {**EVENT, "event.name": "codex.tool_result", "call_id": "call_3", "success": "true"}
+    around = span(
+        "dispatch_tool_call_with_state",
+        THREAD,
+        span_id="453c0614d3f61881",
+        parent="47c7bed67f4f3d0d",
+        events=[span_event("event x", given)],
+    )
+
+    for order in itertools.permutations((trace(MCP), trace(around))):
+        (row,) = tool_rows(mapped(*order))
+        assert (row["span_id"], row["parent_span_id"]) == ("453c0614d3f61881", "47c7bed67f4f3d0d")
+        assert row["duration_ms"] == 80.0
+
+
 def test_an_mcp_span_that_failed_says_why():
     given = {**C1, "tool.name": "get", "error.type": "timeout"}
 
     (row,) = tool_rows(mapped(trace(span("mcp.tools.call", given, status=2))))
 
-    assert (row["status"], row["error_type"], row["rank"]) == ("error", "timeout", 2)
+    assert (row["status"], row["error_type"], row["rank"]) == ("error", "timeout", RANK_SPAN)
 
 
 RESPONSE = span(
@@ -600,7 +665,7 @@ def test_a_response_span_is_a_call_that_counts_without_logs():
             "effort": "high",
             "session": f"trace:{TRACE}",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
         }
     ]
     assert out.traces[TRACE].external_id == "c-1"
@@ -613,6 +678,7 @@ def test_a_turn_is_an_event_and_its_tokens_are_no_call():
     (event,) = events(out)
     assert (event["kind"], event["counts"], event["session"]) == ("turn", "turn_count", "c-1")
     assert (event["name"], event["duration_ms"]) == ("session_task.turn", 380.0)
+    assert event["turn_id"] == "t-1"
 
 
 @pytest.mark.parametrize(
@@ -675,16 +741,16 @@ def test_a_request_that_failed_within_a_span_counts_only_without_logs():
         "status": "error",
         "error_type": "http_503",
         "http_status": 503,
-        "attempts": 1,
+        "attempts": 2,
         "trace_id": TRACE,
         "span_id": SPAN_ID,
         "request_model": "gpt-5",
         "extra": {"endpoint": "/responses"},
         "session": "c-1",
         "signal": "traces",
-        "rank": 3,
+        "rank": RANK_SPAN,
     }
-    assert second["attempts"] == 2
+    assert second["attempts"] == 3
 
 
 START = {

@@ -19,6 +19,8 @@ from vectors import (
     tool_rows,
 )
 
+from metrics_service.ingest.parts import RANK_SPAN
+
 SERVICE, SCOPE = "github-copilot", "github.copilot"
 CONVERSATION = {"gen_ai.conversation.id": "c-1", "gen_ai.provider.name": "openai"}
 TOOL = {
@@ -60,7 +62,7 @@ def test_a_command_that_exits_non_zero_keeps_the_clients_word_and_its_code():
         {
             "session": "c-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
             "tool_name": "bash",
             "started_at": at(),
             "ended_at": at(64),
@@ -94,7 +96,7 @@ def test_a_request_has_units_and_a_multiplier_that_is_no_money():
         {
             "session": "c-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
             "started_at": at(),
             "ended_at": at(96),
             "duration_ms": 96.0,

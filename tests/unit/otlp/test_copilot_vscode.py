@@ -23,6 +23,8 @@ from vectors import (
     tool_rows,
 )
 
+from metrics_service.ingest.parts import RANK_SPAN, RANK_SURE
+
 NAME = "copilot-chat"
 WINDOW = {"service.version": "0.40.0", "session.id": "window-1"}
 AGENT_SPAN = span(
@@ -118,7 +120,7 @@ def test_a_chat_span_has_its_first_token_in_milliseconds():
         {
             "session": f"trace:{TRACE}",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
             "started_at": at(),
             "ended_at": at(1000),
             "duration_ms": 1000.0,
@@ -156,7 +158,7 @@ def test_the_details_of_a_request_join_its_span_although_written_outside_it(is_l
 
     (row,) = model_rows(mapped(*(given if is_log_first else reversed(given))))
 
-    assert (row["signal"], row["rank"]) == ("logs+traces", 3)
+    assert (row["signal"], row["rank"]) == ("logs+traces", RANK_SURE)
     # The span knows of the cache and of time.
     assert (row["input_uncached_tokens"], row["cache_read_tokens"]) == (60, 40)
     assert (row["started_at"], row["duration_ms"]) == (at(), 1000.0)
@@ -177,7 +179,7 @@ def test_a_logged_tool_call_takes_the_place_of_its_span():
     assert logged == {
         "session": f"trace:{TRACE}",
         "signal": "logs",
-        "rank": 4,
+        "rank": RANK_SURE,
         "tool_name": "readFile",
         "started_at": at(),
         "ended_at": at(1000),
@@ -188,7 +190,7 @@ def test_a_logged_tool_call_takes_the_place_of_its_span():
         "parent_span_id": "b" * 16,
     }
     # Of one session the best rank counts.
-    assert (by_span["session"], by_span["rank"]) == (logged["session"], 2)
+    assert (by_span["session"], by_span["rank"]) == (logged["session"], RANK_SPAN)
     assert (by_span["external_call_id"], by_span["tool_kind"]) == ("call_1", "function")
 
 

@@ -74,7 +74,7 @@ def test_a_request_has_tokens_and_the_conversation_is_the_session():
         "extra": row["extra"],
         "session": CONVERSATION,
         "signal": "logs",
-        "rank": 4,
+        "rank": RANK_SURE,
     }
     assert row["extra"]["cursor.api.billable"] is True
 

@@ -7,6 +7,7 @@ from vectors import (
     MS,
     T0,
     TRACE,
+    Json,
     at,
     events,
     histogram_metric,
@@ -22,6 +23,8 @@ from vectors import (
     sum_metric,
     tool_rows,
 )
+
+from metrics_service.ingest.parts import RANK_SPAN, RANK_SURE
 
 COMMON = {
     "session.id": "s-1",
@@ -55,7 +58,7 @@ CALL_ROW = {
     "output_bytes": 77,
     "session": "s-1",
     "signal": "logs",
-    "rank": 4,
+    "rank": RANK_SURE,
 }
 ANSWER = {
     **COMMON,
@@ -94,7 +97,7 @@ ANSWER_ROW = {
     "extra": {"auth_type": "gemini-api-key"},
     "session": "s-1",
     "signal": "logs",
-    "rank": 4,
+    "rank": RANK_SURE,
 }
 SPAN = {"gen_ai.conversation.id": "s-1", "gen_ai.agent.name": "gemini-cli"}
 TOOL_SPAN = span(
@@ -216,7 +219,7 @@ def test_a_tool_that_does_not_exist_fails_undecided():
             "tool_kind": "builtin",
             "session": "s-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -298,7 +301,7 @@ def test_a_failed_request_has_no_tokens():
             "extra": {"auth_type": "vertex-ai"},
             "session": "s-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -332,7 +335,7 @@ def test_spans_stand_below_logs_that_tell_of_the_same():
             "parent_span_id": "9b4f9fec86fecad6",
             "session": "s-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
         }
     ]
     assert model_rows(out) == [
@@ -350,7 +353,7 @@ def test_spans_stand_below_logs_that_tell_of_the_same():
             "output_tokens": 20,
             "session": "s-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
         }
     ]
 
@@ -492,7 +495,7 @@ def test_metrics_are_named_in_our_words():
 
 
 def test_latencies_are_durations_and_the_conventions_repeat_them():
-    latency = {"bounds": [100.0, 500.0], "buckets": [1, 1, 0]}
+    latency: Json = {"bounds": [100.0, 500.0], "buckets": [1, 1, 0]}
 
     out = mapped(
         (

@@ -23,6 +23,8 @@ from vectors import (
     tool_rows,
 )
 
+from metrics_service.ingest.parts import RANK_INNER, RANK_SERVER, RANK_SPAN, RANK_SURE
+
 SCOPE = "pydantic-ai"
 OTHER_TRACE = "1" * 32
 CHAT = {
@@ -58,7 +60,7 @@ def test_a_chat_span_is_a_model_call_whose_input_includes_its_cache():
         {
             "session": "c-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
             "started_at": at(),
             "ended_at": at(1000),
             "duration_ms": 1000.0,
@@ -146,7 +148,7 @@ def test_a_tool_span_is_a_tool_call_without_its_content():
         {
             "session": "c-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
             "tool_name": "get_weather",
             "started_at": at(),
             "ended_at": at(1500),
@@ -207,10 +209,36 @@ def test_an_mcp_clients_span_counts_only_where_no_tool_call_is_told_of():
 
     first, second = tool_rows(mapped(("traces", spans("my-agent", SCOPE, outer, inner))))
 
-    assert (first["rank"], first["status"]) == (2, "success")
-    assert (second["rank"], second["status"]) == (1, "error")
+    assert (first["rank"], first["status"]) == (RANK_SPAN, "success")
+    assert (second["rank"], second["status"]) == (RANK_INNER, "error")
     assert (second["tool_kind"], second["mcp_tool"]) == ("mcp", "search")
     assert (second["error_type"], second["session"]) == ("tool_error", f"trace:{TRACE}")
+
+
+@pytest.mark.parametrize("is_server_first", [True, False])
+def test_an_mcp_servers_span_gives_way_to_its_clients(is_server_first):
+    told = {"mcp.method.name": "tools/call", "gen_ai.tool.name": "search"}
+    client = span("tools/call search", told, span_id="b" * 16, kind=3)
+    server = span("tools/call search", told, span_id="c" * 16, parent="b" * 16, kind=2)
+    given = [server, client] if is_server_first else [client, server]
+
+    rows = tool_rows(mapped(("traces", spans("my-agent", SCOPE, *given))))
+
+    # Of one session the best rank counts.
+    assert {row["span_id"]: row["rank"] for row in rows} == {
+        "b" * 16: RANK_INNER,
+        "c" * 16: RANK_SERVER,
+    }
+    assert {row["session"] for row in rows} == {f"trace:{TRACE}"}
+
+
+def test_an_mcp_servers_span_alone_is_a_call():
+    given = {"mcp.method.name": "tools/call", "gen_ai.operation.name": "execute_tool"}
+    server = span("tools/call search", given, kind=2)
+
+    (row,) = tool_rows(mapped(("traces", spans("my-server", SCOPE, server))))
+
+    assert (row["tool_name"], row["tool_kind"], row["rank"]) == ("search", "mcp", RANK_SERVER)
 
 
 def test_an_mcp_span_without_an_operation_is_known_by_its_method():
@@ -221,6 +249,25 @@ def test_an_mcp_span_without_an_operation_is_known_by_its_method():
 
     assert [row["tool_name"] for row in tool_rows(out)] == ["search"]
     assert [(event["name"], event["session"]) for event in events(out)] == [("tools/list", None)]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "session"),
+    [
+        ({"session.id": "browser-1"}, None),
+        ({"thread.id": "pool-1"}, None),
+        ({"gen_ai.conversation.id": "c-1", "session.id": "browser-1"}, "c-1"),
+    ],
+)
+def test_what_is_no_agents_item_has_only_a_conversation_for_a_session(attributes, session):
+    out = mapped(
+        ("traces", spans("my-shop", SCOPE, span("GET /", attributes))),
+        ("logs", logs("my-shop", SCOPE, record("paid", attributes, trace_id=TRACE))),
+        ("metrics", metrics("my-shop", SCOPE, sum_metric("hits", "1", [(attributes, 1)]))),
+    )
+
+    assert [event["session"] for event in events(out)] == [session, session]
+    assert [point["session"] for point in points(out)] == [session]
 
 
 def test_an_agents_span_is_a_turn_and_its_totals_are_added_to_nothing():
@@ -251,7 +298,7 @@ def test_the_details_of_a_request_and_its_span_are_one_call_in_any_order(order):
 
     (row,) = model_rows(mapped(*((signal, given[signal]) for signal in order)))
 
-    assert (row["signal"], row["rank"]) == ("logs+traces", 3)
+    assert (row["signal"], row["rank"]) == ("logs+traces", RANK_SURE)
     assert (row["started_at"], row["duration_ms"], row["ttft_ms"]) == (at(), 1000.0, 250.0)
     assert (row["input_tokens"], row["input_uncached_tokens"]) == (100, 50)
 
@@ -259,7 +306,7 @@ def test_the_details_of_a_request_and_its_span_are_one_call_in_any_order(order):
 def test_details_alone_are_a_model_call():
     (row,) = model_rows(mapped(("logs", logs("my-agent", SCOPE, DETAILS))))
 
-    assert (row["session"], row["signal"], row["rank"]) == ("c-1", "logs", 3)
+    assert (row["session"], row["signal"], row["rank"]) == ("c-1", "logs", RANK_SURE)
     assert (row["started_at"], row["request_id"]) == (at(990), "resp_1")
     assert (row["input_tokens"], row["output_tokens"]) == (100, 20)
     assert "duration_ms" not in row
@@ -274,7 +321,10 @@ def test_details_written_outside_the_span_take_its_place():
     )
 
     # Of one session the best rank counts.
-    assert [(row["rank"], row["session"]) for row in model_rows(out)] == [(2, "c-1"), (3, "c-1")]
+    assert [(row["rank"], row["session"]) for row in model_rows(out)] == [
+        (RANK_SPAN, "c-1"),
+        (RANK_SURE, "c-1"),
+    ]
 
 
 def test_a_server_that_answers_with_one_id_for_all_does_not_merge_its_requests():

@@ -126,7 +126,7 @@ def test_the_two_spans_of_a_call_are_one_call(order):
         "extra": {"message.id": "msg_1"},
         "session": SESSION,
         "signal": "traces",
-        "rank": RANK_SURE,
+        "rank": RANK_SPAN,
     }
     assert "ai.toolCall.args" not in str(row)
 
@@ -197,7 +197,7 @@ def test_the_leaves_are_model_calls_and_their_parents_turns():
         "query_source": "session.llm",
         "session": SESSION,
         "signal": "traces",
-        "rank": RANK_SURE,
+        "rank": RANK_SPAN,
     }
     (turn,) = events(out)
     assert (turn["kind"], turn["name"], turn["counts"]) == ("turn", "ai.streamText", "turn_count")
@@ -306,7 +306,7 @@ def test_a_result_bears_the_time_of_the_beginning():
         "extra": {"agent.type": "primary"},
         "session": SESSION,
         "signal": "logs",
-        "rank": 4,
+        "rank": RANK_SURE,
     }
     assert said(out, SESSION)["project"] == "p-1"
 
@@ -398,7 +398,7 @@ def test_a_request_has_tokens_without_cache_and_money():
         "agent_name": "build",
         "session": SESSION,
         "signal": "logs",
-        "rank": 4,
+        "rank": RANK_SURE,
     }
 
 

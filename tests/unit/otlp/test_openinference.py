@@ -14,6 +14,8 @@ from vectors import (
     tool_rows,
 )
 
+from metrics_service.ingest.parts import RANK_SPAN
+
 SCOPE = "openinference.instrumentation.openai"
 
 
@@ -45,7 +47,7 @@ def test_an_llm_span_is_a_model_call_without_what_was_said():
         {
             "session": "s-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
             "started_at": at(),
             "ended_at": at(1000),
             "duration_ms": 1000.0,
@@ -85,7 +87,7 @@ def test_a_tool_span_needs_no_call_id():
         {
             "session": "s-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
             "tool_name": "get_weather",
             "started_at": at(),
             "ended_at": at(1000),

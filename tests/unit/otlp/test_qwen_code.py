@@ -25,6 +25,8 @@ from vectors import (
     tool_rows,
 )
 
+from metrics_service.ingest.parts import RANK_SPAN, RANK_SURE
+
 SESSION = {"session.id": "q-1"}
 INTERACTION, TOOL, EXECUTION, WAIT, LLM = (f"{number:016x}" for number in range(1, 6))
 CALL = {
@@ -59,7 +61,7 @@ CALL_ROW = {
     "extra": {"execution_status": "success", "response_id": "chatcmpl-1"},
     "session": "q-1",
     "signal": "logs",
-    "rank": 4,
+    "rank": RANK_SURE,
 }
 TOOL_SPAN = span(
     "qwen-code.tool",
@@ -137,7 +139,7 @@ ANSWER_ROW = {
     "extra": {"auth_type": "openai"},
     "session": "q-1",
     "signal": "logs",
-    "rank": 4,
+    "rank": RANK_SURE,
 }
 LLM_ATTRIBUTES = {
     **SESSION,
@@ -191,9 +193,11 @@ def test_log_and_spans_are_one_call_in_any_order():
         trace(EXECUTION_SPAN),
         trace(WAIT_SPAN),
     ]
-    # What decided is the record of the result; the spans add the wait, the total and their ids.
+    # What decided is the record of the result, whose time is with the wait; the spans add the run
+    # alone, the wait, the total and their ids.
     row = {
         **CALL_ROW,
+        "duration_ms": 17.0,
         "wait_ms": 40.0,
         "total_ms": 96.0,
         "decision_source_raw": "cli",
@@ -229,7 +233,7 @@ def test_spans_alone_tell_of_the_call():
             "parent_span_id": INTERACTION,
             "session": "q-1",
             "signal": "traces",
-            "rank": 4,
+            "rank": RANK_SURE,
         }
     ]
 
@@ -271,7 +275,7 @@ def test_inner_spans_that_know_the_call_need_no_span_around_them():
             "external_call_id": "call_1",
             "session": "q-1",
             "signal": "traces",
-            "rank": 4,
+            "rank": RANK_SURE,
         },
         {
             "started_at": at(),
@@ -284,7 +288,7 @@ def test_inner_spans_that_know_the_call_need_no_span_around_them():
             "external_call_id": "call_2",
             "session": "q-1",
             "signal": "traces",
-            "rank": 4,
+            "rank": RANK_SURE,
         },
     ]
 
@@ -445,7 +449,7 @@ def test_a_failed_request_has_no_id_and_its_span_stands_below_its_log():
             "agent_name": "Explore",
             "session": "q-1",
             "signal": "logs",
-            "rank": 4,
+            "rank": RANK_SURE,
         },
         {
             "started_at": at(),
@@ -464,7 +468,7 @@ def test_a_failed_request_has_no_id_and_its_span_stands_below_its_log():
             "operation": "chat",
             "session": "q-1",
             "signal": "traces",
-            "rank": 3,
+            "rank": RANK_SPAN,
         },
     ]
 

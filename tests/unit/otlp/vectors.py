@@ -84,6 +84,7 @@ def span(
     trace_id: str = TRACE,
     span_id: str = "00f067aa0ba902b7",
     parent: str | None = None,
+    kind: int = 1,
     status: int = 0,
     events: Sequence[Json] = (),
 ) -> Json:
@@ -92,7 +93,7 @@ def span(
         "spanId": span_id,
         "parentSpanId": parent or "",
         "name": name,
-        "kind": 1,
+        "kind": kind,
         "startTimeUnixNano": str(start_ns),
         "endTimeUnixNano": str(end_ns),
         "attributes": _pairs(attributes),

@@ -5,6 +5,8 @@ Sources: Claude Code documentation, "Monitoring", state August 2026; the wire of
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from metrics_service.ingest.content import rest
 from metrics_service.ingest.parts import (
     DECISION,
@@ -63,16 +65,19 @@ _REQUEST_SPAN_KEYS = _REQUEST_KEYS | {
 }  # fmt: skip
 
 
-def _kind(a: Attributes) -> str:
-    name = a.get("tool_name")
-    if name in ("Agent", "Task"):
-        return "subagent"
-    if name == "Skill":
-        return "skill"
+_KINDS = {"Agent": "subagent", "Task": "subagent", "Skill": "skill"}
+_MCP_SOURCES = frozenset({"mcp", "sdk_host_builtin_mcp"})
+
+
+def _kind(a: Attributes, name: str | None) -> str:
+    if name is None:
+        return "builtin"
+    if name in _KINDS:
+        return _KINDS[name]
     is_mcp = (
-        a.get("tool_source") in ("mcp", "sdk_host_builtin_mcp")
+        name.startswith("mcp_")
         or "mcp_server_scope" in a
-        or (isinstance(name, str) and name.startswith("mcp_"))
+        or ("tool_source" in a and a["tool_source"] in _MCP_SOURCES)
     )
     return "mcp" if is_mcp else "builtin"
 
@@ -83,30 +88,35 @@ def _call_key(item: LogItem) -> str:
 
 
 def tool_result(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
+    # The most frequent record of the most frequent client: each attribute is asked for once.
     a = item.attributes
-    duration_ms = milliseconds(a.get("duration_ms"))
+    get = a.get
+    name = text(get("tool_name"))
+    duration_ms = milliseconds(get("duration_ms"))
     given = mapping(a["tool_parameters"]) if "tool_parameters" in a else {}
-    success = flag(a.get("success"))
-    decision, mode = decided(a.get("decision_type"), a.get("decision_source"))
+    success = flag(get("success"))
+    decision_raw, source_raw = text(get("decision_type")), text(get("decision_source"))
+    decision, mode = decided(decision_raw, source_raw)
+    ended_at = instant(item.time_ns)
     part = ToolPart(
-        tool_name=text(a.get("tool_name")),
-        started_at=instant(item.time_ns - int((duration_ms or 0) * 1e6)),
-        ended_at=instant(item.time_ns),
+        tool_name=name,
+        started_at=ended_at - timedelta(milliseconds=duration_ms) if duration_ms else ended_at,
+        ended_at=ended_at,
         duration_ms=duration_ms,
-        status="unknown" if success is None else "success" if success else "error",
-        error_type=text(a.get("error_type")),
-        error_message=text(a.get("error"), 8192),
+        status=None if success is None else "success" if success else "error",
+        error_type=text(get("error_type")),
+        error_message=text(get("error"), 8192),
         decision=decision,
         decision_mode=mode,
-        decision_raw=text(a.get("decision_type")),
-        decision_source_raw=text(a.get("decision_source")),
-        external_call_id=text(a.get("tool_use_id")),
-        turn_id=text(a.get("prompt.id")),
+        decision_raw=decision_raw,
+        decision_source_raw=source_raw,
+        external_call_id=text(get("tool_use_id")),
+        turn_id=text(get("prompt.id")),
         trace_id=item.trace_id,
         span_id=item.span_id,
-        tool_kind=_kind(a),
-        input_bytes=count(a.get("tool_input_size_bytes")),
-        output_bytes=count(a.get("tool_result_size_bytes")),
+        tool_kind=_kind(a, name),
+        input_bytes=count(get("tool_input_size_bytes")),
+        output_bytes=count(get("tool_result_size_bytes")),
         extra=rest(a, _RESULT_KEYS, _CONTENT),
     )
     if given:
@@ -136,7 +146,7 @@ def tool_decision(item: LogItem, session: SessionPart | None, out: Telemetry) ->
         external_call_id=text(a.get("tool_use_id")),
         turn_id=text(a.get("prompt.id")),
         trace_id=item.trace_id,
-        tool_kind=_kind(a),
+        tool_kind=_kind(a, text(a.get("tool_name"))),
         mcp_server=text(given.get("mcp_server_name")),
         mcp_tool=text(given.get("mcp_tool_name")),
         extra=rest(a, _DECISION_KEYS, _CONTENT),
@@ -285,7 +295,7 @@ def tool_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> No
         trace_id=item.trace_id,
         span_id=item.span_id,
         parent_span_id=item.parent_span_id,
-        tool_kind=_kind(a),
+        tool_kind=_kind(a, text(a.get("tool_name"))),
         output_tokens_approx=count(a.get("result_tokens")),
         agent_instance_id=text(a.get("agent_id")),
         parent_agent_instance_id=text(a.get("parent_agent_id")),

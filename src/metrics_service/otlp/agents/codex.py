@@ -274,6 +274,7 @@ def _event(event: SpanEvent, item: SpanItem, session: SessionPart | None, out: T
     if name == "codex.tool_result":
         part = _result(a, event.time_ns)
         part.trace_id, part.span_id = item.trace_id, item.span_id
+        part.parent_span_id = item.parent_span_id
         part.input_bytes = count(a.get("arguments_length"))
         part.output_bytes = count(a.get("output_length"))
         call_id = part.external_call_id
@@ -284,6 +285,7 @@ def _event(event: SpanEvent, item: SpanItem, session: SessionPart | None, out: T
     elif _has_failed(a):
         request = _failed_request(a, event.time_ns)
         request.trace_id, request.span_id = item.trace_id, item.span_id
+        request.parent_span_id = item.parent_span_id
         out.model(session, CODE, key, SPAN, request, rank=RANK_SPAN)
 
 

@@ -6,7 +6,7 @@ microsoft/vscode-copilot-chat `src/platform/otel/`, state 2026.
 
 from __future__ import annotations
 
-from metrics_service.ingest.parts import RANK_SPAN, RESULT, SPAN, ToolPart
+from metrics_service.ingest.parts import DETAILS, RANK_SPAN, RESULT, SPAN, ToolPart
 from metrics_service.ingest.telemetry import Key, SessionPart, Telemetry, instant
 from metrics_service.otlp.agents import genai
 from metrics_service.otlp.agents.agent import Agent, Metric
@@ -108,7 +108,7 @@ def details(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
         _count_the_span(item, out)
         return
     part = genai.request_of(item)
-    out.model(session, CODE, _request_key(item), genai.DETAILS, part)
+    out.model(session, CODE, _request_key(item), DETAILS, part)
 
 
 def _count_the_span(item: LogItem, out: Telemetry) -> None:

@@ -24,8 +24,10 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 def log_key(item: LogItem) -> str:
-    """What names a log record that has no id: its client's counter, else its content and time."""
+    """What names a log record: its id, its client's counter, else its content and time."""
     a = item.attributes
+    if isinstance(event_id := a.get("cursor.event.id"), str):
+        return event_id
     if "event.sequence" in a:
         return f"{item.name}\0{a['event.sequence']}\0{a.get('event.timestamp') or item.time_ns}"
     time_ns = item.time_ns if item.is_timed else 0
