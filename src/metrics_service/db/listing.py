@@ -109,3 +109,8 @@ def keyset(where: Where, alias: str, sort: str, after: Position | None) -> str:
         )
     direction = "DESC" if is_down else "ASC"
     return f"ORDER BY {column} {direction}, {alias}.id {direction}"
+
+
+def as_raw(text: str | None) -> msgspec.Raw | None:
+    """A column's JSON as it goes into an answer: PostgreSQL's own text, not read again."""
+    return msgspec.Raw(text.encode()) if text is not None else None

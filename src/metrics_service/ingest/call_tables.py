@@ -106,8 +106,8 @@ def _table(
             RETURNING t.session_id, {seen}
         """,
         adopt=f"""
-            UPDATE {table} t SET session_id = r.new_id
-            FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid)
+            UPDATE {table} t SET session_id = r.new_id, agent = r.agent
+            FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
             WHERE t.session_id = r.old_id
         """,
         attribute=f"""

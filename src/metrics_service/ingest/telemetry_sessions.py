@@ -232,8 +232,10 @@ async def change_sessions(
         await connection.execute(CHANGE, as_json(rows))
 
 
-async def drop_sessions(connection: ContextConnection, session_ids: Iterable[UUID]) -> None:
-    await connection.execute(DROP, as_json([str(session_id) for session_id in session_ids]))
+async def drop_sessions(connection: ContextConnection, session_ids: list[UUID]) -> None:
+    """Remove sessions that others adopted."""
+    if session_ids:
+        await connection.execute(DROP, as_json([str(session_id) for session_id in session_ids]))
 
 
 def _changed(held: Held, part: SessionPart | None, tenant_id: UUID) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Adoption(msgspec.Struct):
 
     old_id: UUID
     new_id: UUID
+    agent: str
+    """The agent of the session that adopts."""
 
 
 async def find_traces(connection: ContextConnection, out: Telemetry) -> list[Adoption]:
@@ -64,7 +66,7 @@ async def find_traces(connection: ContextConnection, out: Telemetry) -> list[Ado
     ]
     if not given:
         return []
-    maybe: dict[UUID, UUID] = {}
+    maybe: dict[UUID, tuple[UUID, str]] = {}
     for row in await connection.fetch(NAME, as_json(given)):
         if row["session_id"] is None:
             continue
@@ -73,11 +75,11 @@ async def find_traces(connection: ContextConnection, out: Telemetry) -> list[Ado
             _merge(out, part, row["agent"], row["external_id"], row["session_id"])
         for agent in () if row["is_new"] else row["waiting"]:
             old_id = session_id_of(out.tenant_id, agent, f"trace:{trace_id}")
-            maybe[old_id] = row["session_id"]
+            maybe[old_id] = (row["session_id"], row["agent"])
     if not maybe:
         return []
     there = await connection.fetch(ORPHANS, as_json([str(old_id) for old_id in maybe]))
-    return [Adoption(row["id"], maybe[row["id"]]) for row in there]
+    return [Adoption(row["id"], *maybe[row["id"]]) for row in there]
 
 
 def _named(session: SessionPart | None) -> dict[str, object]:

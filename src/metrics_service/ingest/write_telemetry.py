@@ -16,7 +16,7 @@ import msgspec
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
 from metrics_service.ingest.calls import Calls, Place, head_of
-from metrics_service.ingest.claims import OWNER, best_claim, users_of
+from metrics_service.ingest.claims import OWNER, Claim, best_claim, users_of
 from metrics_service.ingest.happenings import store_deltas, store_events
 from metrics_service.ingest.parts import ModelPart, ToolPart
 from metrics_service.ingest.prices import Prices, estimate_micros
@@ -51,12 +51,14 @@ WHERE id IN (SELECT value::uuid FROM json_array_elements_text($1::json))
 """
 
 ADOPT_EVENTS = """
-UPDATE session_events t SET session_id = r.new_id
-FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid) WHERE t.session_id = r.old_id
+UPDATE session_events t SET session_id = r.new_id, agent = r.agent
+FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
+WHERE t.session_id = r.old_id
 """
 ADOPT_DELTAS = """
-UPDATE counter_deltas t SET session_id = r.new_id
-FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid) WHERE t.session_id = r.old_id
+UPDATE counter_deltas t SET session_id = r.new_id, agent = r.agent
+FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
+WHERE t.session_id = r.old_id
 """
 ATTRIBUTE_EVENTS = """
 UPDATE session_events t SET user_id = r.user_id
@@ -94,41 +96,28 @@ class TelemetryWriter:
         names = await self._admit_names(connection, out)
         adoptions = await find_traces(connection, out)
         elsewhere = await find_calls(connection, out)
-        for session in out.sessions.values():
-            if owner is not None:
-                session.say(f"@{OWNER}", str(owner), session.last_ns)
-        claims = {best_claim(session.said) for session in out.sessions.values()}
-        users = await users_of(connection, out.tenant_id, {claim for claim in claims if claim})
+        users = await _users(connection, out, owner)
         deltas = await take_deltas(connection, out.points)
         parts = {session.id: session for session in out.sessions.values()}
         others = await _others(connection, parts, elsewhere, adoptions)
         held = await hold_sessions(connection, [*parts.values(), *others])
         adoptions = [one for one in adoptions if one.old_id in held and one.new_id in held]
-        for session_id, part in parts.items():
-            held[session_id].state.hear(part.said)
-        for adoption in adoptions:
-            absorb(held[adoption.new_id], held[adoption.old_id])
-        known = [one.before.known for one in held.values() if one.before.known is not None]
-        users |= {one.claim: one.user_id for one in known}
-        for one in held.values():
-            identify(one, users)
-        self._raise_ranks(out, held)
+        _decide(out, held, parts, adoptions, users)
         places = {session_id: _place(one) for session_id, one in held.items()}
         await self._adopt(connection, adoptions)
         await self._demote(connection, held, places, {one.new_id for one in adoptions})
         await self._tools.store(connection, out.tools, places)
         await self._models.store(connection, out.models, places)
-        for session_id, tallies in (await store_events(connection, out.events, places)).items():
-            add(held[session_id].tallies, tallies)
-        for session_id, meters in (await store_deltas(connection, deltas, places)).items():
-            add(held[session_id].state.meters, meters)
-        for session_id, place in places.items():
-            add(held[session_id].state.calls, place.figures)
+        tallies = await store_events(connection, out.events, places)
+        meters = await store_deltas(connection, deltas, places)
+        for session_id, one in held.items():
+            add(one.state.calls, places[session_id].figures)
+            add(one.tallies, tallies.get(session_id, {}))
+            add(one.state.meters, meters.get(session_id, {}))
         for adoption in adoptions:
             del held[adoption.old_id]
         await self._attribute(connection, held.values(), {one.new_id for one in adoptions})
-        if adoptions:
-            await drop_sessions(connection, [one.old_id for one in adoptions])
+        await drop_sessions(connection, [one.old_id for one in adoptions])
         await change_sessions(connection, out.tenant_id, held.values(), parts)
         return names
 
@@ -153,16 +142,6 @@ class TelemetryWriter:
                         part.extra = {**(part.extra or {}), "tool_name": part.tool_name}
                         part.tool_name = OTHER
         return names - too_many
-
-    def _raise_ranks(self, out: Telemetry, held: dict[UUID, Held]) -> None:
-        for call in out.tools.values():
-            if call.session is not None:
-                state = held[call.session.id].state
-                state.tool_rank = max(state.tool_rank, call.rank)
-        for model_call in out.models.values():
-            if model_call.session is not None:
-                state = held[model_call.session.id].state
-                state.model_rank = max(state.model_rank, model_call.rank)
 
     async def _adopt(self, connection: ContextConnection, adoptions: list[Adoption]) -> None:
         if not adoptions:
@@ -230,6 +209,43 @@ class TelemetryWriter:
         # A copy: the part itself said nothing of money.
         priced = msgspec.structs.replace(row, cost_usd_micros=estimate)
         return priced, {"cost_source": "estimated", "price_version": self._prices.version}
+
+
+async def _users(
+    connection: ContextConnection, out: Telemetry, owner: UUID | None
+) -> dict[Claim, UUID]:
+    """The users whom the request claims, or proves by its key, to have done it."""
+    if owner is not None:
+        for session in out.sessions.values():
+            session.say(f"@{OWNER}", str(owner), session.last_ns)
+    claims = {best_claim(session.said) for session in out.sessions.values()}
+    return await users_of(connection, out.tenant_id, {claim for claim in claims if claim})
+
+
+def _decide(
+    out: Telemetry,
+    held: dict[UUID, Held],
+    parts: dict[UUID, SessionPart],
+    adoptions: list[Adoption],
+    users: dict[Claim, UUID],
+) -> None:
+    """Say of each session what it is now, whose it is, and which of its calls count."""
+    for session_id, part in parts.items():
+        held[session_id].state.hear(part.said)
+    for adoption in adoptions:
+        absorb(held[adoption.new_id], held[adoption.old_id])
+    known = [one.before.known for one in held.values() if one.before.known is not None]
+    users = users | {one.claim: one.user_id for one in known}
+    for one in held.values():
+        identify(one, users)
+    for call in out.tools.values():
+        if call.session is not None:
+            state = held[call.session.id].state
+            state.tool_rank = max(state.tool_rank, call.rank)
+    for model_call in out.models.values():
+        if model_call.session is not None:
+            state = held[model_call.session.id].state
+            state.model_rank = max(state.model_rank, model_call.rank)
 
 
 async def _others(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-import msgspec
 from asyncpg import Record
 
-from metrics_service.db.listing import fact_where, keyset
+from metrics_service.db.listing import as_raw, fact_where, keyset
 from metrics_service.db.pages import Position
 from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
 from metrics_service.db.tenancy import ContextConnection
@@ -70,9 +70,9 @@ async def count_model_calls(
 
 
 def model_call_view(row: Record) -> ModelCallView:
-    *columns, extra = row
-    # PostgreSQL's text goes into the answer as it is.
-    return ModelCallView(*columns, extra=extra and msgspec.Raw(extra.encode()))
+    columns: list[Any] = list(row)
+    columns[-1] = as_raw(columns[-1])
+    return ModelCallView(*columns)
 
 
 async def summarise_model_calls(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-import msgspec
 from asyncpg import Record
 
-from metrics_service.db.listing import keyset
+from metrics_service.db.listing import as_raw, keyset
 from metrics_service.db.pages import Position
 from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
@@ -63,6 +63,6 @@ async def count_session_events(
 
 
 def session_event_view(row: Record) -> SessionEventView:
-    *columns, attributes = row
-    # PostgreSQL's text goes into the answer as it is.
-    return SessionEventView(*columns, attributes=attributes and msgspec.Raw(attributes.encode()))
+    columns: list[Any] = list(row)
+    columns[-1] = as_raw(columns[-1])
+    return SessionEventView(*columns)

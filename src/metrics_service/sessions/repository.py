@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from asyncpg import Record
 
-from metrics_service.db.listing import keyset
+from metrics_service.db.listing import as_raw, keyset
 from metrics_service.db.pages import Position
 from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
@@ -109,8 +109,9 @@ async def find_session(connection: ContextConnection, session_id: UUID) -> Sessi
 def session_view(row: Record) -> SessionView:
     (
         id_, agent, external_id, session_type, started_at, ended_at, user_id, user_email, user_name,
-        repository, branch, team, tags, score, metadata, last_event_at, *others, claims, resource,
+        repository, branch, team, tags, score, metadata, last_event_at, *others,
     ) = row  # fmt: skip
+    others[-2:] = map(as_raw, others[-2:])
     return SessionView(
         id_,
         agent,
@@ -130,14 +131,7 @@ def session_view(row: Record) -> SessionView:
         "open" if ended_at is None else "closed",
         ((ended_at or last_event_at) - started_at).total_seconds() * 1000,
         *others,
-        claims=_raw(claims),
-        resource=_raw(resource),
     )
-
-
-def _raw(text: str | None) -> msgspec.Raw | None:
-    # PostgreSQL's text goes into the answer as it is.
-    return msgspec.Raw(text.encode()) if text is not None else None
 
 
 async def change_session(

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from asyncpg import Record
 
-from metrics_service.db.listing import fact_where, keyset
+from metrics_service.db.listing import as_raw, fact_where, keyset
 from metrics_service.db.pages import Position
 from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
 from metrics_service.db.tenancy import ContextConnection
@@ -78,10 +77,8 @@ async def count_tool_metrics(
 
 def tool_metric_view(row: Record) -> ToolMetricView:
     columns: list[Any] = list(row)
-    # PostgreSQL's text goes into the answer as it is.
-    columns[METADATA] = msgspec.Raw(columns[METADATA].encode())
-    if columns[-1] is not None:
-        columns[-1] = msgspec.Raw(columns[-1].encode())
+    columns[METADATA] = as_raw(columns[METADATA])
+    columns[-1] = as_raw(columns[-1])
     return ToolMetricView(*columns)
 
 
