@@ -452,7 +452,9 @@ INTERPOLATED: dict[str, set[str]] = {
     },
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
     "alembic/tenant/0001_tenant.py": {"table"},
-    "alembic/tenant/0002_telemetry.py": {"condition", "index", "name", "table"},
+    "alembic/tenant/0002_telemetry.py": {
+        "additions", "index", "removals", "table",
+    },
 }  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from metrics_service.cli.serve import (
     binding_of,
     database_to_serve,
     host_option,
+    otlp_grpc_line,
+    otlp_grpc_port_option,
     port_option,
     require_head,
     serve_on,
@@ -43,9 +45,12 @@ class DemoTenant(msgspec.Struct, frozen=True):
 @host_option
 @port_option
 @workers_option
-def demo(host: str | None, port: int | None, workers: int | None) -> None:
+@otlp_grpc_port_option
+def demo(
+    host: str | None, port: int | None, workers: int | None, otlp_grpc_port: int | None
+) -> None:
     """Set up a database with three tenants and 30 days of history, and serve it."""
-    binding = binding_of(load_settings(), host, port, workers)
+    binding = binding_of(load_settings(), host, port, workers, otlp_grpc_port)
     with database_to_serve() as opened:
         tenants = asyncio.run(_set_up(opened))
         serve_on(
@@ -96,6 +101,7 @@ def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) 
     """What `demo` prints when it serves: for each tenant an address, a key, two commands."""
     parts = [
         f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."
+        + otlp_grpc_line(binding)
     ]
     for shown in tenants:
         url = f"http://{shown.tenant.domain}.{base_domain}:{binding.port}"

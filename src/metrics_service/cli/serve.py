@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_service.cli.connect import Opened, opened_database
-from metrics_service.cli.server import Binding, check_port, run_server
+from metrics_service.cli.server import Binding, check_ports, run_server
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.failures import driver_error
 from metrics_service.errors import MigrationError
@@ -26,32 +26,55 @@ port_option = click.option("--port", type=click.IntRange(1, 65535), help="METRIC
 workers_option = click.option(
     "--workers", type=click.IntRange(1, 256), help="METRICS_WORKERS by default."
 )
+otlp_grpc_port_option = click.option(
+    "--otlp-grpc-port",
+    type=click.IntRange(1, 65535),
+    help="Take OTLP over gRPC at this port too; 4317 is what clients expect.",
+)
 
 
 @click.command()
 @host_option
 @port_option
 @workers_option
-def serve(host: str | None, port: int | None, workers: int | None) -> None:
+@otlp_grpc_port_option
+def serve(
+    host: str | None, port: int | None, workers: int | None, otlp_grpc_port: int | None
+) -> None:
     """Serve HTTP until SIGTERM or Ctrl-C; requests in flight are answered first."""
-    binding = binding_of(load_settings(), host, port, workers)
+    binding = binding_of(load_settings(), host, port, workers, otlp_grpc_port)
     with database_to_serve() as opened:
         serve_on(
-            opened, binding, on_ready=lambda: click.echo(f"Metrics Service serves {binding.url}")
+            opened,
+            binding,
+            on_ready=lambda: click.echo(
+                f"Metrics Service serves {binding.url}{otlp_grpc_line(binding)}"
+            ),
         )
 
 
 def binding_of(
-    settings: Settings, host: str | None, port: int | None, workers: int | None
+    settings: Settings,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    otlp_grpc_port: int | None,
 ) -> Binding:
     """Where to listen; raises `PortTakenError` before anything is started."""
-    return check_port(
+    return check_ports(
         Binding(
             host=host or settings.metrics_host,
             port=port or settings.metrics_port,
             workers=workers or settings.metrics_workers,
+            otlp_grpc_port=otlp_grpc_port,
         )
     )
+
+
+def otlp_grpc_line(binding: Binding) -> str:
+    """A line on where OTLP over gRPC is taken, to follow another; nothing where it is not."""
+    url = binding.otlp_grpc_url
+    return "" if url is None else f"\nOTLP over gRPC is taken at {url}"
 
 
 @contextmanager

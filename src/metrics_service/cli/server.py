@@ -1,17 +1,14 @@
-"""Runs Granian: its workers, what it prints when it is ready, and how it ends."""
+"""Runs Granian and what serves beside it: when all are ready, and how they end."""
 
 from __future__ import annotations
 
 import errno
 import http.client
 import multiprocessing
-import os
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -20,12 +17,12 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
+from metrics_service.cli.otlp_grpc import OtlpGrpcProcess, otlp_grpc_process
+from metrics_service.cli.spawn import DRAIN_S, end_with_parent, interrupts_blocked
 from metrics_service.errors import MetricsServiceError, SettingsError
 from metrics_service.logs import GRANIAN_LOGGING
 
 HEADER_READ_TIMEOUT_MS = 10_000
-# Longer than any request may take by the default limits; the rest is cut off.
-DRAIN_S = 20
 CONNECTIONS_A_WORKER = 1024
 BACKLOG = 2048
 READY_POLL_S = 0.05
@@ -34,8 +31,10 @@ READY_POLL_S = 0.05
 class PortTakenError(MetricsServiceError):
     """Somebody else listens there."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(f"{address} is in use; stop what listens there, or choose another --port")
+    def __init__(self, address: str, option: str) -> None:
+        super().__init__(
+            f"{address} is in use; stop what listens there, or choose another {option}"
+        )
 
 
 class WorkersFailedError(MetricsServiceError):
@@ -51,10 +50,22 @@ class Binding(msgspec.Struct, frozen=True):
     host: str
     port: int
     workers: int
+    otlp_grpc_port: int | None = None
 
     @property
     def url(self) -> str:
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"http://{address_of(self.host, self.port)}"
+
+    @property
+    def otlp_grpc_url(self) -> str | None:
+        """As OpenTelemetry spells the endpoint; None when nothing listens there."""
+        if self.otlp_grpc_port is None:
+            return None
+        return f"http://{address_of(self.host, self.otlp_grpc_port)}"
+
+
+def address_of(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Server(MPServer):
@@ -62,39 +73,52 @@ class Server(MPServer):
 
     # Granian's own methods have no types.
 
+    otlp_grpc: OtlpGrpcProcess | None = None
+    """Told of signals together with the workers: all drain at the same time."""
+
     def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
+        if self.otlp_grpc is not None:
+            self.otlp_grpc.stop(at_once=self.interrupt_signal)
         if self.interrupt_signal:
             for worker in self.wrks:
                 worker.kill()  # type: ignore[no-untyped-call]
         super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _spawn_workers(self, *args: Any, **kwargs: Any) -> None:
-        with _interrupts_blocked():
+        with interrupts_blocked():
             super()._spawn_workers(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _respawn_workers(self, *args: Any, **kwargs: Any) -> None:
-        with _interrupts_blocked():
+        with interrupts_blocked():
             super()._respawn_workers(*args, **kwargs)
 
 
-def check_port(binding: Binding) -> Binding:
+def check_ports(binding: Binding) -> Binding:
     """Resolve the host and try to bind; raises `PortTakenError` or `SettingsError`."""
+    if binding.port == binding.otlp_grpc_port:
+        raise SettingsError("--port and --otlp-grpc-port must not be the same")
+    host = _check_port(binding.host, binding.port, "--port")
+    if binding.otlp_grpc_port is not None:
+        _check_port(binding.host, binding.otlp_grpc_port, "--otlp-grpc-port")
+    return msgspec.structs.replace(binding, host=host)
+
+
+def _check_port(host: str, port: int, option: str) -> str:
     try:
-        found = socket.getaddrinfo(
-            binding.host, binding.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise SettingsError(f"host {binding.host} cannot be resolved: {error.strerror}") from None
+        raise SettingsError(f"host {host} cannot be resolved: {error.strerror}") from None
     family, _, _, _, address = found[0]
+    url = f"http://{address_of(host, port)}"
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortTakenError(binding.url) from None
-            raise SettingsError(f"cannot listen on {binding.url}: {error.strerror}") from None
-    return msgspec.structs.replace(binding, host=str(address[0]))
+                raise PortTakenError(url, option) from None
+            raise SettingsError(f"cannot listen on {url}: {error.strerror}") from None
+    return str(address[0])
 
 
 def run_server(binding: Binding, *, is_verbose: bool, on_ready: Callable[[], None]) -> None:
@@ -119,7 +143,10 @@ def run_server(binding: Binding, *, is_verbose: bool, on_ready: Callable[[], Non
         respawn_failed_workers=True,
         workers_kill_timeout=DRAIN_S,
     )
-    with _told_when_ready(binding, on_ready):
+    with _told_when_ready(binding, on_ready), ExitStack() as beside:
+        if binding.otlp_grpc_port is not None:
+            address = address_of(binding.host, binding.otlp_grpc_port)
+            server.otlp_grpc = beside.enter_context(otlp_grpc_process(address))
         try:
             server.serve(target_loader=load_app, wrap_loader=False)
         except SystemExit:
@@ -130,19 +157,11 @@ def run_server(binding: Binding, *, is_verbose: bool, on_ready: Callable[[], Non
 
 def load_app() -> Any:
     """Make the application, in a worker."""
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+    end_with_parent()
     # Not in the parent, which needs nothing of it and would keep it in memory.
     from metrics_service.app import serve_app  # noqa: PLC0415
 
     return serve_app()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would hold the port, with nobody to look after it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -165,6 +184,8 @@ def _told_when_ready(binding: Binding, on_ready: Callable[[], None]) -> Iterator
 def _answers(binding: Binding) -> bool:
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # only asked about
     host = everywhere.get(binding.host, binding.host)
+    if binding.otlp_grpc_port is not None and not _accepts(host, binding.otlp_grpc_port):
+        return False
     connection = http.client.HTTPConnection(host, binding.port, timeout=2)
     try:
         connection.request("GET", "/health/live", headers={"Connection": "close"})
@@ -175,13 +196,9 @@ def _answers(binding: Binding) -> bool:
         connection.close()
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes started here never see Ctrl-C: it reaches the whole group, but we tell them."""
-    # Or its own start would unblock the signal again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _accepts(host: str, port: int) -> bool:
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True

@@ -63,6 +63,12 @@ def _of_session(column: str) -> str:
         WHERE s.tenant_id = f.tenant_id AND s.{column} = ?)"""
 
 
+# Telemetry keeps the times that its clients' clocks say; these tell when they are wrong.
+CLOCK = """
+    CASE WHEN f.started_at > f.received_at + interval '1 day' THEN 'ahead'
+         WHEN f.started_at < '2015-01-01T00:00:00Z' THEN 'behind' END AS clock
+"""
+
 FACT_FILTERS = {
     "started_after": "f.started_at >= ?",
     "started_before": "f.started_at < ?",

@@ -13,7 +13,7 @@ from metrics_service.errors import (
 )
 from metrics_service.http.limits import HEALTH_PATHS
 from metrics_service.http.problems import send_problem
-from metrics_service.tenants.resolve import TenantDirectory
+from metrics_service.tenants.resolve import ServedTenant, TenantDirectory
 
 
 class TenantGate:
@@ -37,11 +37,17 @@ class TenantGate:
     async def _find(self, scope: Scope) -> None:
         state = scope["state"]
         tenant = await self._directory.find(state["host"])
-        if tenant is None or tenant.status in {"deleting", "deleted"}:
-            raise UnknownHostError
-        if not tenant.is_active:
-            raise TenantSuspendedError
-        state["tenant"] = tenant
-        state["tenant_id"] = str(tenant.id)
-        if not tenant.schema_is_ready:
-            raise UnavailableError("this tenant is being upgraded", retry_after_s=5)
+        if tenant is not None and tenant.is_active:
+            state["tenant_id"] = str(tenant.id)
+        state["tenant"] = require_served(tenant)
+
+
+def require_served(tenant: ServedTenant | None) -> ServedTenant:
+    """Raises `UnknownHostError`, `TenantSuspendedError`, or `UnavailableError` while it is upgraded."""
+    if tenant is None or tenant.status in {"deleting", "deleted"}:
+        raise UnknownHostError
+    if not tenant.is_active:
+        raise TenantSuspendedError
+    if not tenant.schema_is_ready:
+        raise UnavailableError("this tenant is being upgraded", retry_after_s=5)
+    return tenant

@@ -8,16 +8,14 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from metrics_service.db.listing import as_raw, fact_where, keyset
+from metrics_service.db.listing import CLOCK, as_raw, fact_where, keyset
 from metrics_service.db.pages import Position
 from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.model_calls.schemas import ModelCallQuery, ModelCallView, ModelSummaryRow
 
-COLUMNS = ", ".join(
-    "f.extra::text AS extra" if name == "extra" else f"f.{name}"
-    for name in ModelCallView.__struct_fields__
-)
+EXPRESSIONS = {"extra": "f.extra::text AS extra", "clock": CLOCK}
+COLUMNS = ", ".join(EXPRESSIONS.get(name, f"f.{name}") for name in ModelCallView.__struct_fields__)
 
 TOKENS = (
     "input_tokens",

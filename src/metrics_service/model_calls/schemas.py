@@ -42,6 +42,8 @@ class ModelCallView(msgspec.Struct, frozen=True, omit_defaults=True):
     cost_source: CostSource
     attempts: int
     signal: str
+    clock: Literal["ahead", "behind"] | None = None
+    """Where the client's clock was wrong."""
     ended_at: datetime | None = None
     operation: str | None = None
     error_message: str | None = None

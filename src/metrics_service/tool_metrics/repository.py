@@ -8,17 +8,18 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from metrics_service.db.listing import as_raw, fact_where, keyset
+from metrics_service.db.listing import CLOCK, as_raw, fact_where, keyset
 from metrics_service.db.pages import Position
 from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.tool_metrics.schemas import ToolMetricQuery, ToolMetricView, ToolSummaryRow
 
-COLUMNS = """
+COLUMNS = f"""
     f.id, f.session_id, s.external_id AS external_session_id, f.agent, f.user_id,
     u.email AS user_email, f.tool_name, f.tool_category, f.started_at, f.duration_ms, f.wait_ms,
     f.status, f.error_type, f.cpu_ms, f.memory_bytes, f.input_bytes, f.output_bytes,
-    coalesce(f.metadata::text, '{}') AS metadata, f.received_at, f.signal, f.ended_at, f.total_ms,
+    coalesce(f.metadata::text, '{{}}') AS metadata, f.received_at, f.signal,
+    {CLOCK}, f.ended_at, f.total_ms,
     f.error_message, f.exit_code, f.decision, f.decision_mode, f.decision_raw,
     f.decision_source_raw, f.tool_kind, f.mcp_server, f.mcp_tool, f.skill_name, f.subagent_type,
     f.agent_instance_id, f.parent_agent_instance_id, f.external_call_id, f.turn_id, f.trace_id,

@@ -38,6 +38,8 @@ class ToolMetricView(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: msgspec.Raw
     received_at: datetime
     signal: str
+    clock: Literal["ahead", "behind"] | None = None
+    """Where the client's clock was wrong."""
     ended_at: datetime | None = None
     total_ms: float | None = None
     error_message: str | None = None

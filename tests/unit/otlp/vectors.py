@@ -235,6 +235,8 @@ def _pairs(attributes: Attributes) -> list[Json]:
 
 
 def _any_value(value: Any) -> Json:
+    if value is None:
+        return {}
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
