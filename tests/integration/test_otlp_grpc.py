@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -683,6 +684,9 @@ def test_a_database_that_is_away_is_worth_another_attempt():
             # So that nobody starts it again.
             served.process.send_signal(signal.SIGSTOP)
             os.kill(int(postmaster), signal.SIGKILL)
+            # Its children notice a moment later.
+            numbers = count()
+            eventually(lambda: not is_served(client, logs_request(f"a-{next(numbers)}")))
             said = [client.refusal(LOGS, logs_request(f"b-{number}")) for number in range(3)]
             served.process.send_signal(signal.SIGCONT)
 

@@ -98,7 +98,7 @@ async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
 
 
 def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) -> str:
-    """What `demo` prints when it serves: for each tenant an address, a key, two commands."""
+    """What `demo` prints when it serves: for each tenant an address, a key, three commands."""
     parts = [
         f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."
         + otlp_grpc_line(binding)
@@ -113,7 +113,11 @@ def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) 
             f"  key   {shown.key}  (read and ingest, for {KEY_LIVES.days} days)\n"
             f"  read  curl -s {authorization} '{url}/api/v1/sessions?limit=3'\n"
             f"  send  curl -s {authorization} -H 'Content-Type: application/json'"
-            f" -d '{batch}' '{url}/api/v1/tool-metrics/batch'"
+            f" -d '{batch}' '{url}/api/v1/tool-metrics/batch'\n"
+            f"  agent CLAUDE_CODE_ENABLE_TELEMETRY=1 OTEL_LOGS_EXPORTER=otlp"
+            f" OTEL_METRICS_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+            f" OTEL_EXPORTER_OTLP_ENDPOINT={url}"
+            f" OTEL_EXPORTER_OTLP_HEADERS=x-api-key={shown.key} claude"
         )
     return "\n\n".join(parts) + "\n"
 

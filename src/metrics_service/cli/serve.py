@@ -17,6 +17,7 @@ from metrics_service.cli.server import Binding, check_ports, run_server
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.failures import driver_error
 from metrics_service.errors import MigrationError
+from metrics_service.ingest.prices import load_prices
 from metrics_service.logs import configure_logging
 from metrics_service.settings import Settings, load_settings
 from metrics_service.tenants.revisions import REGISTRY, is_behind
@@ -90,6 +91,8 @@ def serve_on(opened: Opened, binding: Binding, *, on_ready: Callable[[], None]) 
     settings = opened.settings
     tell_workers(opened, binding)
     asyncio.run(require_head(opened.addresses.runtime))
+    # Each process reads them again; here a mistake is one message before anything is served.
+    load_prices(settings.prices_file)
     configure_logging(settings.metrics_log_level, json=not os.isatty(1))
     run_server(binding, is_verbose=settings.metrics_log_level == "debug", on_ready=on_ready)
 

@@ -150,10 +150,16 @@ class Held(msgspec.Struct):
     user_id: UUID | None
     started_at: datetime
     last_event_at: datetime
+    signals: set[str]
 
     @property
     def id(self) -> UUID:
         return self.row["id"]  # type: ignore[no-any-return]  # a uuid
+
+    @property
+    def is_known(self) -> bool:
+        """Whether telemetry told of the session before."""
+        return self.row["telemetry"] is not None
 
 
 async def hold_sessions(
@@ -191,6 +197,7 @@ def _held(row: Record) -> Held:
         row["user_id"],
         row["started_at"],
         row["last_event_at"],
+        set(row["signals"]),
     )
 
 
@@ -218,6 +225,7 @@ def absorb(held: Held, other: Held) -> None:
     add(held.tallies, {name: other.row[name] for name in COUNTED})
     held.started_at = min(held.started_at, other.started_at)
     held.last_event_at = max(held.last_event_at, other.last_event_at)
+    held.signals |= other.signals
 
 
 async def change_sessions(
@@ -244,7 +252,7 @@ def _changed(held: Held, part: SessionPart | None, tenant_id: UUID) -> dict[str,
     known = state.known
     state.shown = {name: value for name, value in figures_of(state, held.native).items() if value}
     changed: dict[str, Any] = {name: _kept(held, name) for name in SAID}
-    signals = set(row["signals"]) | (part.signals if part is not None else set())
+    signals = held.signals | (part.signals if part is not None else set())
     changed |= {
         "id": held.id,
         "started_at": held.started_at,
@@ -284,8 +292,13 @@ def _ended_at(held: Held) -> datetime | None:
     if now is None:
         return current
     last_ns = held.last_event_at.timestamp() * 1e9
-    # Something happened after the end: it goes on.
-    return instant(now[1]) if last_ns <= now[1] + GRACE_NS else None
+    if last_ns > now[1] + GRACE_NS:
+        # Something happened after the end: it goes on.
+        return None
+    if current is None and told is not None and last_ns <= told[1] + GRACE_NS:
+        # It was told, nothing happened since, and yet it is not there: somebody emptied it.
+        return None
+    return instant(now[1])
 
 
 def _parent(held: Held, tenant_id: UUID) -> UUID | None:

@@ -60,6 +60,16 @@ UPDATE counter_deltas t SET session_id = r.new_id, agent = r.agent
 FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
 WHERE t.session_id = r.old_id
 """
+ADOPT_TAGS = """
+WITH gone AS (
+    DELETE FROM session_tags t
+    USING json_to_recordset($1::json) AS r(old_id uuid, new_id uuid)
+    WHERE t.session_id = r.old_id RETURNING r.new_id, t.tag
+)
+INSERT INTO session_tags (session_id, tag)
+SELECT DISTINCT new_id, tag FROM gone ORDER BY new_id, tag
+ON CONFLICT (tenant_id, session_id, tag) DO NOTHING
+"""
 ATTRIBUTE_EVENTS = """
 UPDATE session_events t SET user_id = r.user_id
 FROM json_to_recordset($1::json) AS r(session_id uuid, user_id uuid)
@@ -126,21 +136,17 @@ class TelemetryWriter:
         self._tool_names.remember(tenant_id, names)
 
     async def _admit_names(self, connection: ContextConnection, out: Telemetry) -> set[str]:
-        names = {
-            part.tool_name
-            for call in out.tools.values()
-            for part in call.parts.values()
-            if part.tool_name is not None
-        }
+        calls = [*(call.parts for call in out.tools.values()), *out.inside.values()]
+        parts = [part for call in calls for part in call.values()]
+        names = {part.tool_name for part in parts if part.tool_name is not None}
         if not names:
             return names
         too_many = await self._tool_names.admit(connection, out.tenant_id, names)
         if too_many:
-            for call in out.tools.values():
-                for part in call.parts.values():
-                    if part.tool_name in too_many:
-                        part.extra = {**(part.extra or {}), "tool_name": part.tool_name}
-                        part.tool_name = OTHER
+            for part in parts:
+                if part.tool_name in too_many:
+                    part.extra = {**(part.extra or {}), "tool_name": part.tool_name}
+                    part.tool_name = OTHER
         return names - too_many
 
     async def _adopt(self, connection: ContextConnection, adoptions: list[Adoption]) -> None:
@@ -152,6 +158,7 @@ class TelemetryWriter:
             self._models.table.adopt,
             ADOPT_EVENTS,
             ADOPT_DELTAS,
+            ADOPT_TAGS,
         ):
             await connection.execute(statement, pairs)
 
@@ -181,7 +188,7 @@ class TelemetryWriter:
             {"session_id": one.id, "user_id": one.user_id}
             for one in held
             if one.user_id is not None
-            and (one.id in adopting or (one.before.said and one.user_id != one.row["user_id"]))
+            and (one.id in adopting or (one.is_known and one.user_id != one.row["user_id"]))
         ]
         if not changed:
             return

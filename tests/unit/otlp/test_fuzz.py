@@ -46,7 +46,9 @@ ATTRIBUTE = st.recursive(
     | st.floats()
     | st.text(max_size=20)
     | st.sampled_from(["true", "12", "1e999", "[1,", "{}", '{"a":', "\0", "NaN", "<REDACTED>"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
