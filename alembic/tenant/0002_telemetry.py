@@ -63,10 +63,19 @@ TOOL_COLUMNS = (
     "agent_instance_id text",
     "parent_agent_instance_id text",
     "ended_at timestamptz",
-    "total_ms double precision",
+    (
+        "total_ms double precision CONSTRAINT tool_metrics_total"
+        " CHECK (total_ms >= 0 AND total_ms < 'Infinity')"
+    ),
     "error_message text",
-    "decision text",
-    "decision_mode text",
+    (
+        "decision text CONSTRAINT tool_metrics_decision"
+        " CHECK (decision IN ('accept', 'modify', 'reject', 'cancel'))"
+    ),
+    (
+        "decision_mode text CONSTRAINT tool_metrics_decision_mode CHECK"
+        " (decision_mode IN ('user_once', 'user_always', 'auto', 'hook', 'timeout', 'unknown'))"
+    ),
     "decision_raw text",
     "decision_source_raw text",
     "output_tokens_approx bigint",
@@ -95,7 +104,10 @@ MODEL_COLUMNS = (
     "tool_prompt_tokens bigint",
     "total_tokens_reported bigint",
     "price_version text",
-    "billing_units double precision",
+    (
+        "billing_units double precision CONSTRAINT model_calls_billing"
+        " CHECK (billing_units > '-Infinity' AND billing_units < 'Infinity')"
+    ),
     "billing_unit_kind text",
     "query_source text",
     "agent_name text",
@@ -120,27 +132,7 @@ CALL_COLUMNS = (
     "extra jsonb",
 )
 
-CHECKS = (
-    (
-        "tool_metrics",
-        "tool_metrics_decision",
-        "decision IN ('accept', 'modify', 'reject', 'cancel')",
-    ),
-    (
-        "tool_metrics",
-        "tool_metrics_decision_mode",
-        "decision_mode IN ('user_once', 'user_always', 'auto', 'hook', 'timeout', 'unknown')",
-    ),
-    ("tool_metrics", "tool_metrics_total", "total_ms >= 0 AND total_ms < 'Infinity'"),
-    (
-        "model_calls",
-        "model_calls_billing",
-        "billing_units > '-Infinity' AND billing_units < 'Infinity'",
-    ),
-)
-
 STATEMENTS = (
-    "ALTER TABLE users ALTER COLUMN email DROP NOT NULL",
     """
     CREATE TABLE user_identities (
         tenant_id uuid NOT NULL DEFAULT shared.current_tenant(),
@@ -285,18 +277,21 @@ TABLES = (
     "counter_deltas",
     "session_events",
 )
+CALL_TABLES = ("tool_metrics", "model_calls")
 ADDED = {
-    "metrics_sessions": SESSION_COLUMNS,
+    # Locked in the order of who stores a batch, calls before their sessions.
     "tool_metrics": TOOL_COLUMNS + CALL_COLUMNS,
     "model_calls": MODEL_COLUMNS + CALL_COLUMNS,
+    "metrics_sessions": SESSION_COLUMNS,
 }
 
 
 def upgrade() -> None:
+    op.execute("ALTER TABLE users ALTER COLUMN email DROP NOT NULL")
     for table, columns in ADDED.items():
-        op.execute(f"ALTER TABLE {table} " + ", ".join(f"ADD COLUMN {it}" for it in columns))
-    for table, name, condition in CHECKS:
-        op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition})")
+        # Constant defaults: no table is written anew. One statement: its checks read it once.
+        additions = ", ".join(f"ADD COLUMN {column}" for column in columns)
+        op.execute(f"ALTER TABLE {table} {additions}")
     for statement in STATEMENTS:
         op.execute(statement)
     for table in TABLES:
@@ -311,6 +306,9 @@ def downgrade() -> None:
     # Who is known by something else than an email did not exist before.
     op.execute("UPDATE users SET email = id::text WHERE email IS NULL")
     op.execute("ALTER TABLE users ALTER COLUMN email SET NOT NULL")
+    for table in CALL_TABLES:
+        # Without the column that says so, a call that was told of twice would count twice.
+        op.execute(f"DELETE FROM {table} WHERE NOT is_counted")
     for table, columns in ADDED.items():
-        names = [column.split()[0] for column in columns]
-        op.execute(f"ALTER TABLE {table} " + ", ".join(f"DROP COLUMN {name}" for name in names))
+        removals = ", ".join(f"DROP COLUMN {column.split()[0]}" for column in columns)
+        op.execute(f"ALTER TABLE {table} {removals}")

@@ -32,7 +32,7 @@ from metrics_service.tenants.check import check_version
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.upgrade import upgrade_all
 
-HEAD = revisions.head("tenant")
+*_, BEFORE_HEAD, HEAD = revisions.revisions("tenant")
 
 
 class Database:
@@ -168,7 +168,7 @@ def test_a_schema_goes_back_and_forth(ready):
 
     back = ready.line.here("db", "downgrade", "--schema", one, "--yes", "--json").json()
 
-    assert back == [{"schema_name": one, "revision": None, "error": None}]
+    assert back == [{"schema_name": one, "revision": BEFORE_HEAD, "error": None}]
     assert ready.status_of()[one]["is_behind"]
     assert not ready.status_of()[other]["is_behind"]
     assert ready.line.here("db", "check").code == 1

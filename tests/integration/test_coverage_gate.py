@@ -314,6 +314,29 @@ async def test_a_hole_of_one_tenant_is_not_blamed_on_another(admin, addresses, s
     assert await coverage.tenant_holes(admin, other.schema_name) == []
 
 
+async def test_the_gate_of_one_tenant_waits_for_no_other(admin, admin_url, addresses, schema):
+    # Two upgrades at once, each behind the locks of its own schema, would wait for each other.
+    new = NewTenant.of(
+        f"t{uuid4().hex[:16]}", name=None, domain=None, plan="basic", base_domain="localhost"
+    )
+    async with owner_connection(addresses.require_owner()) as connection:
+        other = await create_tenant(connection, new, target_of(addresses))
+    dsn = admin_url(urlsplit(addresses.runtime).path.removeprefix("/"))
+    async with owner_connection(dsn) as busy, busy.begin():
+        await make(busy, f"LOCK TABLE {other.schema_name}.users IN ACCESS EXCLUSIVE MODE")
+        await make(admin, "SET LOCAL lock_timeout = 500")
+        for setting in ("on", "off"):
+            # Of the plans that there are, the one for many schemas too.
+            await make(
+                admin,
+                f"SET LOCAL enable_indexscan = {setting}",
+                f"SET LOCAL enable_bitmapscan = {setting}",
+                f"SET LOCAL enable_nestloop = {setting}",
+            )
+
+            assert await coverage.tenant_holes(admin, schema) == []
+
+
 # -- roles, functions, schemas ----------------------------------------------------------------------
 
 DEFINER = "LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT 1'"

@@ -12,7 +12,9 @@ import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -22,7 +24,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from metrics_service.db import coverage
 from metrics_service.db.addresses import MIGRATOR_LOGIN, RUNTIME_LOGIN, SUPERUSER, Addresses
@@ -30,8 +32,17 @@ from metrics_service.db.embedded import embedded_server
 from metrics_service.db.engine import owner_connection, runtime_engine
 from metrics_service.db.models import DashboardConfig, DashboardVersion, User
 from metrics_service.db.roles import BACKUP, OWNER, TENANTS
+from metrics_service.db.summaries import SummaryQuery
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import MigrationError
+from metrics_service.model_calls.repository import (
+    fetch_model_calls,
+    model_call_view,
+    summarise_model_calls,
+)
+from metrics_service.model_calls.schemas import ModelCallQuery
+from metrics_service.sessions.repository import fetch_sessions, session_view
+from metrics_service.sessions.schemas import SessionQuery
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.ledger import SchemaState, ledger
@@ -41,12 +52,20 @@ from metrics_service.tenants.registry import Tenant
 from metrics_service.tenants.resolve import TenantDirectory
 from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
 from metrics_service.tenants.upgrade import downgrade, upgrade_all
+from metrics_service.tool_metrics.repository import (
+    fetch_tool_metrics,
+    summarise_tool_metrics,
+    tool_metric_view,
+)
+from metrics_service.tool_metrics.schemas import ToolMetricQuery
 
 ROOT = Path(__file__).parents[2]
 MODELS = (User, DashboardConfig, DashboardVersion)
 TENANT_TABLES = {
     "users", "metrics_sessions", "session_tags", "tool_names", "tool_metrics", "model_calls",
-    "dashboard_configs", "dashboard_versions", "idempotency_keys",
+    "dashboard_configs", "dashboard_versions", "idempotency_keys", "user_identities",
+    "tenant_settings", "trace_sessions", "tool_spans", "metric_streams", "counter_deltas",
+    "session_events",
 }  # fmt: skip
 
 
@@ -80,8 +99,17 @@ class Place(msgspec.Struct, frozen=True):
     async def taken_back(self, count: int) -> list[str]:
         """Schemas of as many tenants before their first revision."""
         schemas = [tenant.schema_name for tenant in await self.tenants(count)]
-        await downgrade(msgspec.structs.replace(self.target, steps_back=True), schemas)
+        back = msgspec.structs.replace(self.target, steps_back=True)
+        for _ in revisions("tenant"):
+            await downgrade(back, schemas)
         return schemas
+
+    async def taken_to(self, revision: str, schemas: list[str]) -> None:
+        """Take schemas back to a revision, with what is in them."""
+        back = msgspec.structs.replace(self.target, steps_back=True, to=revision)
+        assert [outcome.error for outcome in await downgrade(back, schemas)] == [None] * len(
+            schemas
+        )
 
 
 def some_tenant() -> NewTenant:
@@ -174,21 +202,25 @@ async def test_the_models_name_the_columns_in_their_order_and_their_keys(place):
 
 async def test_all_tenants_have_the_same_columns_in_the_same_order(place):
     # A prepared statement that has served one tenant serves the next.
-    await place.taken_back(2)
+    await place.taken_back(1)
+    older = [tenant.schema_name for tenant in await place.tenants(2)]
+    await place.taken_to("tenant_0001", older)
     await upgrade_all(place.target, jobs=1)
-    await place.tenants(2)
+    await place.tenants(1)
 
     async with place.as_owner() as connection:
         rows = await connection.execute(
             text(
                 """
-                SELECT n.nspname, c.relname, a.attnum, a.attname, a.atttypid, a.atttypmod,
-                       a.attnotnull, a.attcollation, pg_get_expr(d.adbin, d.adrelid)
+                SELECT n.nspname, c.relname, a.attname, a.atttypid, a.atttypmod, a.attnotnull,
+                       a.attcollation, pg_get_expr(d.adbin, d.adrelid)
                 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
                 JOIN pg_namespace n ON n.oid = c.relnamespace
                 LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
                 WHERE n.nspname ~ '^t_' AND c.relkind IN ('r', 'p') AND a.attnum > 0
-                ORDER BY 2, 3
+                  -- What a step back dropped keeps its number, and is seen by no statement.
+                  AND NOT a.attisdropped
+                ORDER BY c.relname, a.attnum
                 """
             )
         )
@@ -457,6 +489,227 @@ async def test_what_a_tenant_stored_is_there_after_an_upgrade_that_had_nothing_t
         assert await connection.fetchval("SELECT name FROM tool_names") == "Bash"
     assert [outcome.schema_name for outcome in outcomes] == [REGISTRY]
     await engine.dispose()
+
+
+OLD_ROWS = (
+    """
+    INSERT INTO users (id, email, name, role, team)
+    VALUES ('01980000-0000-7000-8000-000000000001', 'ada@example.com', 'Ada', 'editor', 'engines')
+    """,
+    """
+    INSERT INTO metrics_sessions
+        (id, agent, external_id, session_type, started_at, ended_at, last_event_at, user_id,
+         repository, branch, team, productivity_score, metadata, tool_call_count, tool_error_count,
+         model_call_count, input_tokens, output_tokens, cost_usd_micros, lines_added, lines_removed)
+    VALUES ('01980000-0000-8000-8000-000000000002', 'claude-code', 's-1', 'feature',
+            '2026-03-02T09:00:00Z', '2026-03-02T10:00:00Z', '2026-03-02T10:00:00Z',
+            '01980000-0000-7000-8000-000000000001', 'acme/engine', 'main', 'engines', 80.5,
+            '{"a": [1]}', 2, 1, 1, 100, 20, 1234, 7, 3)
+    """,
+    """
+    INSERT INTO session_tags (session_id, tag)
+    VALUES ('01980000-0000-8000-8000-000000000002', 'urgent')
+    """,
+    "INSERT INTO tool_names (name) VALUES ('Bash')",
+    """
+    INSERT INTO tool_metrics
+        (id, session_id, agent, user_id, tool_name, tool_category, started_at, duration_ms, wait_ms,
+         status, error_type, cpu_ms, memory_bytes, input_bytes, output_bytes, metadata)
+    VALUES ('01980000-0000-8000-8000-000000000003', '01980000-0000-8000-8000-000000000002',
+            'claude-code', '01980000-0000-7000-8000-000000000001', 'Bash', 'shell',
+            '2026-03-02T09:01:00Z', 12.5, 3, 'error', 'ShellError', 1, 2, 3, 4, '{"b": null}'),
+           ('01980000-0000-8000-8000-000000000004', '01980000-0000-8000-8000-000000000002',
+            'claude-code', NULL, 'Bash', NULL, '2026-03-02T09:02:00Z', NULL, NULL, 'success', NULL,
+            NULL, NULL, NULL, NULL, NULL),
+           ('01980000-0000-8000-8000-000000000005', NULL, NULL, NULL, 'Bash', NULL,
+            '2026-03-02T09:03:00Z', 0, 0, 'timeout', NULL, NULL, NULL, NULL, NULL, NULL)
+    """,
+    """
+    INSERT INTO model_calls
+        (id, session_id, agent, user_id, started_at, duration_ms, ttft_ms, status, error_type,
+         provider, request_model, response_model, input_tokens, input_uncached_tokens,
+         cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd_micros,
+         cost_source, attempts)
+    VALUES ('01980000-0000-8000-8000-000000000006', '01980000-0000-8000-8000-000000000002',
+            'claude-code', '01980000-0000-7000-8000-000000000001', '2026-03-02T09:01:30Z', 800, 90,
+            'success', NULL, 'anthropic', 'sonnet', 'sonnet-1', 100, 60, 40, 0, 20, 5, 1234,
+            'reported', 2),
+           ('01980000-0000-8000-8000-000000000007', NULL, NULL, NULL, '2026-03-02T09:02:30Z', NULL,
+            NULL, 'error', 'http_529', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            'none', 1)
+    """,
+)
+"""Rows as the release before telemetry stored them."""
+OLD_TABLES = (
+    "users", "metrics_sessions", "session_tags", "tool_names", "tool_metrics", "model_calls",
+)  # fmt: skip
+
+# What telemetry adds, and what the release before it has no place for.
+NEW_ROWS = (
+    "INSERT INTO users (id, name) VALUES ('01980000-0000-7000-8000-000000000011', 'Grace')",
+    """
+    INSERT INTO user_identities (kind, value, user_id)
+    VALUES ('installation', 'i-1', '01980000-0000-7000-8000-000000000011')
+    """,
+    """
+    INSERT INTO tool_metrics
+        (id, agent, user_id, tool_name, started_at, status, signal, source_rank, is_counted, part)
+    VALUES ('01980000-0000-8000-8000-000000000012', 'codex',
+            '01980000-0000-7000-8000-000000000011', 'Bash', '2026-03-02T09:04:00Z', 'success',
+            'logs', 4, true, 'result'),
+           ('01980000-0000-8000-8000-000000000013', 'codex',
+            '01980000-0000-7000-8000-000000000011', 'Bash', '2026-03-02T09:04:00Z', 'success',
+            'traces', 3, false, 'span')
+    """,
+    """
+    INSERT INTO model_calls
+        (id, agent, started_at, status, signal, source_rank, is_counted, part)
+    VALUES ('01980000-0000-8000-8000-000000000014', 'codex', '2026-03-02T09:05:00Z', 'success',
+            'traces', 3, false, 'span')
+    """,
+)
+
+
+@pytest.fixture
+async def runtime(place: Place) -> AsyncIterator[AsyncEngine]:
+    """What the service reads with."""
+    engine = runtime_engine(place.addresses.runtime, pool_max=1)
+    yield engine
+    await engine.dispose()
+
+
+async def stored(engine: AsyncEngine, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
+    """Every row of the tables that were there before telemetry, in the order of their keys."""
+    async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
+        return {
+            table: [
+                msgspec.json.decode(row[0])
+                for row in await connection.fetch(
+                    f"SELECT to_jsonb(t)::text FROM {table} t ORDER BY 1"
+                )
+            ]
+            for table in OLD_TABLES
+        }
+
+
+async def store(engine: AsyncEngine, tenant: Tenant, statements: tuple[str, ...]) -> None:
+    async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+def keeps(after: dict[str, list[dict[str, Any]]], before: dict[str, list[dict[str, Any]]]) -> bool:
+    """Whether every row is there still, with each value that it had."""
+    return all(
+        any(row.items() <= other.items() for other in _hashable(after[table]))
+        for table, rows in before.items()
+        for row in _hashable(rows)
+    )
+
+
+def _hashable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{name: repr(value) for name, value in row.items()} for row in rows]
+
+
+async def test_what_was_stored_before_telemetry_is_read_after_it(place, runtime):
+    tenant = (await place.tenants(1))[0]
+    await place.taken_to("tenant_0001", [tenant.schema_name])
+    await store(runtime, tenant, OLD_ROWS)
+    before = await stored(runtime, tenant)
+
+    outcomes = await upgrade_all(place.target, jobs=1)
+
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    after = await stored(runtime, tenant)
+    assert {table: len(rows) for table, rows in after.items()} == {
+        "users": 1, "metrics_sessions": 1, "session_tags": 1, "tool_names": 1, "tool_metrics": 3,
+        "model_calls": 2,
+    }  # fmt: skip
+    assert keeps(after, before)
+    for row in after["tool_metrics"] + after["model_calls"]:
+        assert (row["signal"], row["is_counted"], row["source_rank"]) == ("api", True, 4)
+        # It was not telemetry: nothing that comes later is joined with it.
+        assert row["part"] is row["parts"] is None
+    async with tenant_connection(runtime, TenantContext(tenant.id, read_only=True)) as connection:
+        page: dict[str, Any] = {"after": None, "limit": 10, "offset": 0}
+        sessions = await fetch_sessions(connection, SessionQuery(), **page)
+        tools = await fetch_tool_metrics(connection, ToolMetricQuery(), session_id=None, **page)
+        models = await fetch_model_calls(connection, ModelCallQuery(), session_id=None, **page)
+        year = SummaryQuery(
+            from_=datetime(2026, 1, 1, tzinfo=UTC), to=datetime(2027, 1, 1, tzinfo=UTC)
+        )
+        (tool_sum,) = await summarise_tool_metrics(connection, year)
+        (model_sum,) = await summarise_model_calls(connection, year)
+    (session,) = [session_view(row) for row in sessions]
+    assert (session.external_id, session.user_email, session.tags) == (
+        "s-1", "ada@example.com", ["urgent"],
+    )  # fmt: skip
+    assert (session.tool_call_count, session.cost_usd_micros, session.lines_added) == (2, 1234, 7)
+    assert (session.signals, session.is_subagent, session.prompt_count) == ([], False, 0)
+    assert [tool_metric_view(row).status for row in tools] == ["timeout", "success", "error"]
+    assert {tool_metric_view(row).signal for row in tools} == {"api"}
+    assert [model_call_view(row).input_tokens for row in models] == [None, 100]
+    assert {model_call_view(row).signal for row in models} == {"api"}
+    assert (tool_sum.count, tool_sum.error_count) == (3, 2)
+    assert (model_sum.count, model_sum.input_tokens, model_sum.cost_usd_micros) == (2, 100, 1234)
+
+
+async def test_what_the_release_before_telemetry_can_keep_is_kept_on_the_way_back(place, runtime):
+    tenant = (await place.tenants(1))[0]
+    await place.taken_to("tenant_0001", [tenant.schema_name])
+    await store(runtime, tenant, OLD_ROWS)
+    before = await stored(runtime, tenant)
+    await upgrade_all(place.target, jobs=1)
+    await store(runtime, tenant, NEW_ROWS)
+
+    await place.taken_to("tenant_0001", [tenant.schema_name])
+
+    after = await stored(runtime, tenant)
+    assert keeps(after, before)
+    # No column says any more that they are told of elsewhere.
+    assert [row["id"][-2:] for row in after["tool_metrics"]] == ["03", "04", "05", "12"]
+    assert [row["id"][-2:] for row in after["model_calls"]] == ["06", "07"]
+    assert [row.keys() for row in after["tool_metrics"]] == [before["tool_metrics"][0].keys()] * 4
+    emails = {row["name"]: row["email"] for row in after["users"]}
+    assert emails == {"Ada": "ada@example.com", "Grace": "01980000-0000-7000-8000-000000000011"}
+    assert [one.error for one in await upgrade_all(place.target, jobs=1)] == [None, None]
+    assert keeps(await stored(runtime, tenant), after)
+
+
+async def test_an_upgrade_writes_no_table_anew_that_was_there(place, runtime):
+    tenant = (await place.tenants(1))[0]
+    await place.taken_to("tenant_0001", [tenant.schema_name])
+    await store(runtime, tenant, OLD_ROWS)
+
+    async def files() -> dict[str, int]:
+        async with place.as_owner() as connection:
+            rows = await connection.execute(
+                text(
+                    """
+                    SELECT c.relname, c.relfilenode FROM pg_class c
+                    JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE n.nspname = :schema AND c.relkind IN ('r', 'i')
+                    """
+                ),
+                {"schema": tenant.schema_name},
+            )
+            return {row.relname: row.relfilenode for row in rows}
+
+    before = await files()
+    await upgrade_all(place.target, jobs=1)
+
+    after = await files()
+    assert len(before) > 20
+    assert {name: after[name] for name in before} == before
+
+
+async def test_schemas_that_have_tables_are_upgraded_side_by_side(place):
+    schemas = [tenant.schema_name for tenant in await place.tenants(8)]
+    await place.taken_to("tenant_0001", schemas)
+
+    outcomes = await upgrade_all(place.target, jobs=3)
+
+    assert [outcome.error for outcome in outcomes] == [None] * 9
 
 
 async def test_a_schema_of_a_newer_release_is_accepted_and_left_alone(place):

@@ -215,6 +215,7 @@ class Telemetry:
         """
         row_id = self._id("tool", session, agent, key)
         part.status = part.status if part.status != "unknown" else None
+        part.exit_code = _small(part.exit_code)
         _add(self.tools, row_id, session, agent, name, part, rank)
         if span is not None:
             self.spans[self._id("tool", None, agent, span)] = row_id
@@ -237,6 +238,8 @@ class Telemetry:
     ) -> None:
         """Add part `name` of the model call that `key` names within its session."""
         part.status = part.status or "success"
+        part.http_status = _small(part.http_status)
+        part.attempts = _small(part.attempts)
         _add(self.models, self._id("model", session, agent, key), session, agent, name, part, rank)
 
     def event(
@@ -270,6 +273,11 @@ def row_id_of(scope: bytes, table: str, key: str) -> int:
     digest = sha256(b"%b%b\0%b" % (scope, table.encode(), key.encode())).digest()
     value = from_bytes(scope[:6] + digest[:10], "big")
     return value & _FREE | _VERSION_8
+
+
+def _small(number: int | None) -> int | None:
+    """A number that fits into 32 bits: what does not is no status, no exit code, no attempt."""
+    return number if number is None or -(2**31) <= number < 2**31 else None
 
 
 def _add(

@@ -16,6 +16,7 @@ Signal = Literal["logs", "metrics", "traces"]
 MAX_ATTRIBUTES = 512
 MAX_DEPTH = 16
 MAX_TIME_NS = 2**63 - 1
+MAX_SEVERITY = 24
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 _is_name = re.compile(r"[A-Za-z][\w./-]{0,254}").fullmatch
@@ -85,7 +86,7 @@ def log_item(
         min(time_ns, MAX_TIME_NS),
         attributes,
         body,
-        severity,
+        severity if 0 <= severity <= MAX_SEVERITY else 0,
         None if trace_id == _no_trace else trace_id,
         None if span_id == _no_span else span_id,
         is_timed,

@@ -26,7 +26,8 @@ from metrics_service.tenants.wall import wall_options
 
 LOCK_TIMEOUT_MS = 3000
 LOCK_ATTEMPTS = 3
-LOCK_NOT_AVAILABLE = "55P03"
+# Somebody held a lock for too long, or wanted ours while we wanted his.
+IN_EACH_OTHERS_WAY = frozenset({"55P03", "40P01"})
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -117,7 +118,7 @@ async def migrate_alone(schema: str, target: Target) -> Outcome:
                         await _tell_servers(connection, schema)
                 return Outcome(schema, reached)
             except (MigrationError, DBAPIError) as error:
-                if attempt < LOCK_ATTEMPTS and _sqlstate(error) == LOCK_NOT_AVAILABLE:
+                if attempt < LOCK_ATTEMPTS and _sqlstate(error) in IN_EACH_OTHERS_WAY:
                     continue
                 return await _failed(connection, schema, error)
     raise AssertionError("unreachable")
