@@ -82,7 +82,15 @@ async def test_name_and_start_are_enough(client, new_tenant):
     (stored,) = await rows_of(client, PATH, tenant)
     assert stored["status"] == "success"
     assert stored["metadata"] == {}
-    for name in FIELDS - {"id", "tool_name", "started_at", "status", "metadata", "received_at", "signal"}:
+    for name in FIELDS - {
+        "id",
+        "tool_name",
+        "started_at",
+        "status",
+        "metadata",
+        "received_at",
+        "signal",
+    }:
         assert stored[name] is None
     assert await rows_of(client, "/api/v1/sessions", tenant) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -63,15 +64,13 @@ def request_of(items: list[Item], *, is_json: bool) -> Sent:
     """A request with items of one signal, service, scope and resource."""
     first = items[0]
     given = [msgspec.json.decode(item.body) for item in items]
-    body = BUILDERS[first.signal](
-        first.service, first.scope, *given, resource=dict(first.resource)
-    )
+    body = BUILDERS[first.signal](first.service, first.scope, *given, resource=dict(first.resource))
     if not is_json:
-        body = _protobuf(first.signal, given, body)
+        body = _protobuf(first.signal, body)
     return Sent(first.signal, body, is_json)
 
 
-def _protobuf(signal: str, given: list[Json], body: bytes) -> bytes:
+def _protobuf(signal: str, body: bytes) -> bytes:
     # Protobuf's own JSON has ids in base64.
     message = msgspec.json.decode(body)
     for place in _places(message):
@@ -80,14 +79,11 @@ def _protobuf(signal: str, given: list[Json], body: bytes) -> bytes:
                 place[name] = _base64(place[name])
             else:
                 place.pop(name, None)
-    del given
     encoded = msgspec.json.encode(message)
     return bytes(Parse(encoded, MESSAGES[signal]()).SerializeToString())
 
 
 def _base64(digits: str) -> str:
-    import base64
-
     return base64.b64encode(bytes.fromhex(digits)).decode()
 
 
@@ -306,7 +302,7 @@ def copilot() -> Iterator[Item]:
         given = {key.replace("__", "."): value for key, value in attributes.items()}
         return span(
             name,
-            {"gen_ai.operation.name": name.split()[0], **given},
+            {"gen_ai.operation.name": name.split(maxsplit=1)[0], **given},
             trace_id=trace,
             span_id=f"{number + 0xC0:016x}",
             parent=f"{parent + 0xC0:016x}" if parent is not None else None,

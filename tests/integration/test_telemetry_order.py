@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from typing import Any
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stories import Item, Sent, all_stories, groups_of, request_of
 
-from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
 from metrics_service.ingest.prices import load_prices
@@ -19,8 +20,10 @@ from metrics_service.ingest.telemetry import Telemetry
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.otlp.decode import read_request
+from metrics_service.tenants.initialise import target_of
+from metrics_service.tenants.provision import NewTenant, create_tenant
 
-SEEDS = int(__import__("os").environ.get("SEEDS", "40"))
+SEEDS = int(os.environ.get("TEST_ORDERS", "40"))
 RECEIVED = 1_760_003_600_000_000_000
 TABLES = {
     "metrics_sessions": "s.agent, s.external_id",
@@ -37,7 +40,7 @@ NOT_THE_SAME = {"tenant_id", "received_at", "created_at", "updated_at", "seen_at
 UUID_TEXT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-async def send(engine: AsyncEngine, tenant_id: Any, requests: list[Sent]) -> None:
+async def send(engine: AsyncEngine, tenant_id: UUID, requests: list[Sent]) -> None:
     writer = TelemetryWriter(ToolNames(), load_prices())
     for signal, body, is_json in requests:
         out = Telemetry(tenant_id)
@@ -46,7 +49,7 @@ async def send(engine: AsyncEngine, tenant_id: Any, requests: list[Sent]) -> Non
             await writer.write(connection, out, owner=None)
 
 
-async def tables(engine: AsyncEngine, tenant_id: Any) -> dict[str, list[dict[str, Any]]]:
+async def tables(engine: AsyncEngine, tenant_id: UUID) -> dict[str, list[dict[str, Any]]]:
     """Everything stored, with people by name instead of by an id that chance gave them."""
     async with tenant_connection(engine, TenantContext(tenant_id, read_only=True)) as connection:
         people = {
@@ -55,15 +58,16 @@ async def tables(engine: AsyncEngine, tenant_id: Any) -> dict[str, list[dict[str
         }
         return {
             table: [
-                _comparable(row["row"], people)
-                for row in await _rows(connection, table, order)
+                _comparable(row["row"], people) for row in await _rows(connection, table, order)
             ]
             for table, order in TABLES.items()
         }
 
 
 async def _rows(connection: ContextConnection, table: str, order: str) -> list[Any]:
-    return await connection.fetch(f"SELECT to_jsonb(s)::text AS row FROM {table} s ORDER BY {order}")
+    return await connection.fetch(
+        f"SELECT to_jsonb(s)::text AS row FROM {table} s ORDER BY {order}"
+    )
 
 
 def _comparable(encoded: str, people: dict[str, str]) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def _comparable(encoded: str, people: dict[str, str]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in NOT_THE_SAME}
 
 
-async def clear(addresses: Addresses, engine: AsyncEngine, tenant_id: Any) -> None:
+async def clear(engine: AsyncEngine, tenant_id: UUID) -> None:
     async with tenant_connection(engine, TenantContext(tenant_id)) as connection:
         for table in (*TABLES, "users", "metric_streams"):
             await connection.execute(f"DELETE FROM {table}")
@@ -97,7 +101,7 @@ def shuffled(items: list[Item], seed: int) -> list[Sent]:
 
 
 @pytest.fixture(scope="module")
-async def expected(addresses, engine, make_tenant):
+async def expected(engine, make_tenant):
     tenant_id = await make_tenant()
     await send(engine, tenant_id, in_order(all_stories()))
     return await tables(engine, tenant_id)
@@ -105,11 +109,6 @@ async def expected(addresses, engine, make_tenant):
 
 @pytest.fixture(scope="module")
 async def make_tenant(addresses):
-    from uuid import uuid4
-
-    from metrics_service.tenants.initialise import target_of
-    from metrics_service.tenants.provision import NewTenant, create_tenant
-
     async def make() -> Any:
         slug = f"t{uuid4().hex[:16]}"
         new = NewTenant.of(slug, name=None, domain=None, plan="basic", base_domain="localhost")
@@ -140,21 +139,18 @@ def test_the_stories_leave_something_in_every_table(expected):
     assert {table: len(rows) for table, rows in expected.items() if not rows} == {}
 
 
-async def test_sending_everything_again_changes_nothing(addresses, engine, other, expected):
-    await clear(addresses, engine, other)
+async def test_sending_everything_again_changes_nothing(engine, other, expected):
+    await clear(engine, other)
     requests = in_order(all_stories())
 
     await send(engine, other, [*requests, *reversed(requests)])
 
-    # Ids follow from the tenant's; so what is compared is the first tenant's own.
     assert_same(_anonymous(await tables(engine, other)), _anonymous(expected))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_any_order_and_split_leaves_the_same_tables(
-    addresses, engine, other, expected, seed
-):
-    await clear(addresses, engine, other)
+async def test_any_order_and_split_leaves_the_same_tables(addresses, engine, other, expected, seed):
+    await clear(engine, other)
 
     await send(engine, other, shuffled(all_stories(), seed))
 
@@ -168,8 +164,10 @@ def _anonymous(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[st
     """Without the ids of rows, which follow from the tenant's; in an order of their content."""
     return {
         table: sorted(
-            ({name: _without_ids(value) for name, value in row.items() if name not in IDS}
-             for row in rows),
+            (
+                {name: _without_ids(value) for name, value in row.items() if name not in IDS}
+                for row in rows
+            ),
             key=lambda row: msgspec.json.encode(row, order="deterministic"),
         )
         for table, rows in found.items()

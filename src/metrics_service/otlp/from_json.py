@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,138 +38,28 @@ from metrics_service.otlp.items import (
     SpanItem,
     Value,
 )
+from metrics_service.otlp.json_messages import (
+    AnyValue,
+    Data,
+    Group,
+    LogRecord,
+    Metric,
+    Number,
+    Pairs,
+    Request,
+    Scope,
+    Scoped,
+    Span,
+    Status,
+)
 from metrics_service.otlp.points import checked_point
-
-Number = int | float | str | None
-
-
-class _AnyValue(msgspec.Struct, rename="camel", gc=False):
-    string_value: str | None = None
-    int_value: Number = None
-    double_value: Number = None
-    bool_value: bool | str | int | None = None
-    array_value: _Array | None = None
-    kvlist_value: _KeyValues | None = None
-    bytes_value: str | None = None
-
-
-class _Array(msgspec.Struct, gc=False):
-    values: list[_AnyValue | None] | None = None
-
-
-class _KeyValue(msgspec.Struct, gc=False):
-    key: str = ""
-    value: _AnyValue | None = None
-
-
-class _KeyValues(msgspec.Struct, gc=False):
-    values: list[_KeyValue] | None = None
-
-
-Pairs = list[_KeyValue] | None
-
-
-class _Resource(msgspec.Struct, gc=False):
-    attributes: Pairs = None
-
-
-class _Scope(msgspec.Struct, gc=False):
-    name: str | None = None
-    version: str | None = None
-    attributes: Pairs = None
-
-
-class _LogRecord(msgspec.Struct, rename="camel", gc=False):
-    time_unix_nano: Number = None
-    observed_time_unix_nano: Number = None
-    severity_number: Number = None
-    event_name: str | None = None
-    body: _AnyValue | None = None
-    attributes: Pairs = None
-    trace_id: str | None = None
-    span_id: str | None = None
-
-
-class _Status(msgspec.Struct, gc=False):
-    code: Number = None
-    message: str | None = None
-
-
-class _Event(msgspec.Struct, rename="camel", gc=False):
-    time_unix_nano: Number = None
-    name: str | None = None
-    attributes: Pairs = None
-
-
-class _Span(msgspec.Struct, rename="camel", gc=False):
-    trace_id: str | None = None
-    span_id: str | None = None
-    parent_span_id: str | None = None
-    name: str | None = None
-    kind: Number = None
-    start_time_unix_nano: Number = None
-    end_time_unix_nano: Number = None
-    attributes: Pairs = None
-    events: list[_Event] | None = None
-    status: _Status | None = None
-
-
-class _Point(msgspec.Struct, rename="camel", gc=False):
-    attributes: Pairs = None
-    start_time_unix_nano: Number = None
-    time_unix_nano: Number = None
-    as_double: Number = None
-    as_int: Number = None
-    count: Number = None
-    sum: Number = None
-    explicit_bounds: list[Number] | None = None
-    bucket_counts: list[Number] | None = None
-    flags: Number = None
-
-
-class _Data(msgspec.Struct, rename="camel", gc=False):
-    data_points: list[_Point] | None = None
-    aggregation_temporality: Number = None
-    is_monotonic: bool | None = None
-
-
-class _Metric(msgspec.Struct, rename="camel", gc=False):
-    name: str | None = None
-    unit: str | None = None
-    sum: _Data | None = None
-    gauge: _Data | None = None
-    histogram: _Data | None = None
-    exponential_histogram: _Data | None = None
-    summary: _Data | None = None
-
 
 T = TypeVar("T")
 
-
-class _Scoped(msgspec.Struct, Generic[T], rename="camel"):
-    scope: _Scope | None = None
-    log_records: list[T] | None = None
-    spans: list[T] | None = None
-    metrics: list[T] | None = None
-
-
-class _Group(msgspec.Struct, Generic[T], rename="camel"):
-    resource: _Resource | None = None
-    scope_logs: list[_Scoped[T]] | None = None
-    scope_spans: list[_Scoped[T]] | None = None
-    scope_metrics: list[_Scoped[T]] | None = None
-
-
-class _Request(msgspec.Struct, Generic[T], rename="camel"):
-    resource_logs: list[_Group[T]] | None = None
-    resource_spans: list[_Group[T]] | None = None
-    resource_metrics: list[_Group[T]] | None = None
-
-
-_LOGS = msgspec.json.Decoder(_Request[_LogRecord])
-_SPANS = msgspec.json.Decoder(_Request[_Span])
-_METRICS = msgspec.json.Decoder(_Request[_Metric])
-_RAW = msgspec.json.Decoder(_Request[msgspec.Raw])
+_LOGS = msgspec.json.Decoder(Request[LogRecord])
+_SPANS = msgspec.json.Decoder(Request[Span])
+_METRICS = msgspec.json.Decoder(Request[Metric])
+_RAW = msgspec.json.Decoder(Request[msgspec.Raw])
 
 _lone_surrogates = re.compile(
     rb"(?<!\\)((?:\\\\)*)(?:"
@@ -181,7 +71,7 @@ _lone_surrogates = re.compile(
 def logs_from_json(body: bytes, received_ns: int, tally: Tally) -> Iterator[LogItem]:
     groups = _groups(_LOGS, body, "resource_logs")
     for source, scoped in _sources(groups, "scope_logs", tally):
-        for record in _each(scoped.log_records, _LogRecord, tally):
+        for record in _each(scoped.log_records, LogRecord, tally):
             tally.accepted += 1
             yield log_item(
                 source,
@@ -200,7 +90,7 @@ def logs_from_json(body: bytes, received_ns: int, tally: Tally) -> Iterator[LogI
 def spans_from_json(body: bytes, tally: Tally) -> Iterator[SpanItem]:
     groups = _groups(_SPANS, body, "resource_spans")
     for source, scoped in _sources(groups, "scope_spans", tally):
-        for span in _each(scoped.spans, _Span, tally):
+        for span in _each(scoped.spans, Span, tally):
             trace_id, span_id = _hex(span.trace_id, 32), _hex(span.span_id, 16)
             if trace_id is None or span_id is None or not is_span_id(trace_id, span_id):
                 tally.refuse("span ids must be 32 and 16 hexadecimal digits, not all zero")
@@ -209,10 +99,10 @@ def spans_from_json(body: bytes, tally: Tally) -> Iterator[SpanItem]:
             yield _span(source, span, trace_id, span_id, tally)
 
 
-def _span(source: Source, span: _Span, trace_id: str, span_id: str, tally: Tally) -> SpanItem:
+def _span(source: Source, span: Span, trace_id: str, span_id: str, tally: Tally) -> SpanItem:
     start_ns = _time(span.start_time_unix_nano)
     parent = _hex(span.parent_span_id, 16)
-    status = span.status or _Status()
+    status = span.status or Status()
     return SpanItem(
         source=source,
         name=span.name or "span",
@@ -239,7 +129,7 @@ def _span(source: Source, span: _Span, trace_id: str, span_id: str, tally: Tally
 def points_from_json(body: bytes, received_ns: int, tally: Tally) -> Iterator[PointItem]:
     groups = _groups(_METRICS, body, "resource_metrics")
     for source, scoped in _sources(groups, "scope_metrics", tally):
-        for metric in _each(scoped.metrics, _Metric, tally):
+        for metric in _each(scoped.metrics, Metric, tally):
             yield from _points(source, metric, received_ns, tally)
 
 
@@ -256,9 +146,9 @@ _TEMPORALITIES = {
 }
 
 
-def _points(source: Source, metric: _Metric, received_ns: int, tally: Tally) -> Iterator[PointItem]:
+def _points(source: Source, metric: Metric, received_ns: int, tally: Tally) -> Iterator[PointItem]:
     for instrument in _INSTRUMENTS:
-        data: _Data | None = getattr(metric, instrument)
+        data: Data | None = getattr(metric, instrument)
         for point in (data.data_points or ()) if data is not None else ():
             assert data is not None  # noqa: S101  # or there were no points
             is_histogram = instrument == "histogram"
@@ -291,9 +181,9 @@ def _points(source: Source, metric: _Metric, received_ns: int, tally: Tally) -> 
 _PATHS = {"resource_logs": "logs", "resource_spans": "traces", "resource_metrics": "metrics"}
 
 
-def _groups(decoder: Any, body: bytes, wanted: str) -> list[_Group[Any]]:
+def _groups(decoder: Any, body: bytes, wanted: str) -> list[Group[Any]]:
     request = _parsed(decoder, body)
-    groups: list[_Group[Any]] | None = getattr(request, wanted)
+    groups: list[Group[Any]] | None = getattr(request, wanted)
     if groups is not None:
         return groups
     for name, path in _PATHS.items():
@@ -344,12 +234,12 @@ def _each(items: list[Any] | None, kind: type[T], tally: Tally) -> Iterator[T]:
 
 
 def _sources(
-    groups: list[_Group[Any]] | None, scopes: str, tally: Tally
-) -> Iterator[tuple[Source, _Scoped[Any]]]:
+    groups: list[Group[Any]] | None, scopes: str, tally: Tally
+) -> Iterator[tuple[Source, Scoped[Any]]]:
     for group in groups or ():
         resource = _attributes(group.resource.attributes if group.resource else None, tally)
         for scoped in getattr(group, scopes) or ():
-            scope = scoped.scope or _Scope()
+            scope = scoped.scope or Scope()
             attributes = _attributes(scope.attributes, tally)
             yield source_of(resource, scope.name or "", scope.version or "", attributes), scoped
 
@@ -367,7 +257,7 @@ def _attributes(pairs: Pairs, tally: Tally) -> Attributes:
     return found if len(found) <= MAX_ATTRIBUTES else first_of(found, tally)
 
 
-def _value(value: _AnyValue | None, depth: int) -> Value:
+def _value(value: AnyValue | None, depth: int) -> Value:
     if value is None:
         return None
     items, pairs = value.array_value, value.kvlist_value
@@ -380,7 +270,7 @@ def _value(value: _AnyValue | None, depth: int) -> Value:
     return _scalar(value)
 
 
-def _scalar(value: _AnyValue) -> Value:
+def _scalar(value: AnyValue) -> Value:
     if value.string_value is not None:
         return value.string_value
     if value.int_value is not None:
