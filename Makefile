@@ -7,7 +7,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo.ready ## Set everything up and serve three demo tenants
-	@exec $(BIN)/metrics-service demo
+	@exec $(BIN)/metrics-service demo $(ARGS)
 
 test: $(VENV)/test.ready ## Set everything up and run the whole test suite
 	@exec $(BIN)/python -m pytest -n $${TEST_PROCESSES:-2} --dist loadfile $(ARGS)

@@ -266,6 +266,14 @@ STATEMENTS = (
     CREATE INDEX metrics_sessions_parent_ix ON metrics_sessions (tenant_id, parent_session_id)
         WHERE parent_session_id IS NOT NULL
     """,
+    """
+    CREATE INDEX tool_spans_call_ix ON tool_spans (tenant_id, tool_metric_id)
+        WHERE tool_metric_id IS NOT NULL
+    """,
+    """
+    CREATE INDEX trace_sessions_session_ix ON trace_sessions (tenant_id, session_id)
+        WHERE session_id IS NOT NULL
+    """,
 )
 
 TABLES = (

@@ -82,7 +82,7 @@ class UnknownHostError(MetricsServiceError):
     """No tenant lives at this host."""
 
     def __init__(self) -> None:
-        super().__init__("nothing is served at this address")
+        super().__init__("nothing is served at this address; its host must be a tenant's domain")
 
 
 class UnauthenticatedError(MetricsServiceError):

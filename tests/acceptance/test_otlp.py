@@ -666,7 +666,7 @@ async def test_at_a_host_of_nobody_every_export_hears_the_same(client, tenant_on
     ]
 
     assert {check_status(answer, 404) for answer in answers} == {
-        "nothing is served at this address"
+        "nothing is served at this address; its host must be a tenant's domain"
     }
     assert len({str(same_but_for_ids(answer)) for answer in answers}) == 1
 

@@ -439,7 +439,7 @@ def test_an_unknown_host_is_not_found(served, customer):
             said.append(client.refusal(LOGS))
 
     assert {(one.code, one.text) for one in said} == {
-        ("NOT_FOUND", "nothing is served at this address")
+        ("NOT_FOUND", "nothing is served at this address; its host must be a tenant's domain")
     }
 
 

@@ -447,6 +447,7 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/tenants/reset.py": {"LOCK_TIMEOUT_MS", "OWNER", "schema"},
     "src/metrics_service/tenants/wall.py": {"BACKUP", "expression", "ids", "role", "table"},
     "src/metrics_service/tool_metrics/repository.py": {
+        "CLOCK",
         "COLUMNS", "MEASURES", "TABLES", "group_by", "order", "select", "where",
         "where.bind(limit)", "where.bind(offset)",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -77,7 +78,7 @@ async def _set_up(opened: Opened) -> list[DemoTenant]:
 
 
 async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
-    """Issue this run's key, and forget those of earlier runs, which nobody has written down."""
+    """Issue this run's key, and forget those of earlier runs that have expired."""
     async with owner_connection(owner_dsn) as connection, connection.begin():
         await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
         tenant = await get_tenant(connection, slug)
@@ -85,7 +86,7 @@ async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
             text(
                 """
                 DELETE FROM public.api_keys
-                WHERE tenant_id = :id AND name = :name AND user_id IS NULL
+                WHERE tenant_id = :id AND name = :name AND user_id IS NULL AND expires_at < now()
                 """
             ),
             {"id": tenant.id, "name": KEY_NAME},
@@ -114,12 +115,31 @@ def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) 
             f"  read  curl -s {authorization} '{url}/api/v1/sessions?limit=3'\n"
             f"  send  curl -s {authorization} -H 'Content-Type: application/json'"
             f" -d '{batch}' '{url}/api/v1/tool-metrics/batch'\n"
-            f"  agent CLAUDE_CODE_ENABLE_TELEMETRY=1 OTEL_LOGS_EXPORTER=otlp"
-            f" OTEL_METRICS_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
-            f" OTEL_EXPORTER_OTLP_ENDPOINT={url}"
-            f" OTEL_EXPORTER_OTLP_HEADERS=x-api-key={shown.key} claude"
+            f"  agent {agent_command(shown, binding, base_domain)}"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def agent_command(shown: DemoTenant, binding: Binding, base_domain: str) -> str:
+    """How to start Claude Code so that it sends here."""
+    host = f"{shown.tenant.domain}.{base_domain}"
+    endpoint, headers = f"http://{host}:{binding.port}", f"x-api-key={shown.key}"
+    if not _resolves(host):
+        # Browsers and curl know these names by themselves, agents ask the system.
+        endpoint, headers = f"http://127.0.0.1:{binding.port}", f"{headers},host={host}"
+    return (
+        "CLAUDE_CODE_ENABLE_TELEMETRY=1 OTEL_LOGS_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp"
+        f" OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}"
+        f" OTEL_EXPORTER_OTLP_HEADERS={headers} claude"
+    )
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
+from functools import lru_cache
 from typing import Any, Generic
 from uuid import UUID
 
@@ -26,7 +27,7 @@ from metrics_service.ingest.parts import (
     resolve,
     signal_of,
 )
-from metrics_service.ingest.rows import as_json, encode, pieces
+from metrics_service.ingest.rows import ROWS_A_STATEMENT, as_json, encode, pieces
 from metrics_service.ingest.session_state import Figures, add
 from metrics_service.ingest.telemetry import Call
 
@@ -61,39 +62,47 @@ class Calls(msgspec.Struct, Generic[PartT]):
         places: Mapping[UUID, Place],
     ) -> None:
         """Store the calls, each counted once; `places` has every session that they name."""
-        new = await self._insert(connection, calls, places)
-        known = {row_id: call for row_id, call in calls.items() if row_id not in new}
+        row_ids = sorted(calls)
+        known: list[int] = []
+        for start in range(0, len(row_ids), ROWS_A_STATEMENT):
+            # Rows are made piece by piece: those of a large request are never there all at once.
+            piece = row_ids[start : start + ROWS_A_STATEMENT]
+            known += await self._insert(connection, piece, calls, places)
         if known:
-            await self._join(connection, known, places)
+            await self._join(connection, {row_id: calls[row_id] for row_id in known}, places)
 
     async def _insert(
         self,
         connection: ContextConnection,
+        row_ids: Iterable[int],
         calls: Mapping[int, Call[PartT]],
         places: Mapping[UUID, Place],
     ) -> set[int]:
+        """Store those of the calls that are new; return the others."""
         rows: list[bytes] = []
-        added: dict[int, tuple[Place | None, Figures]] = {}
-        for row_id in sorted(calls):
+        added: list[tuple[int, Place, Figures]] = []
+        known: set[int] = set()
+        for row_id in row_ids:
             call = calls[row_id]
             if call.session is None and not call.agent:
                 # Parts of a call that is known already, or of none.
+                known.add(row_id)
                 continue
             place = places[call.session.id] if call.session is not None else None
             row, others = self.finish(resolve(call.parts))
             is_counted = self._counts(call.rank, place)
             head = place.head if place is not None else _head_without(call.agent)
             rows.append(_row(row_id, call, head, row, others, is_counted=is_counted))
-            added[row_id] = (place, self.figures(row) if is_counted else {})
-        new: set[int] = set()
+            if place is not None and is_counted:
+                added.append((row_id, place, self.figures(row)))
         for piece in pieces(rows):
-            for record in await connection.fetch(self.table.insert, piece):
-                row_id = record["id"].int
-                new.add(row_id)
-                place, figures = added[row_id]
-                if place is not None:
-                    add(place.figures, figures)
-        return new
+            known |= {
+                record["id"].int for record in await connection.fetch(self.table.insert, piece)
+            }
+        for row_id, place, figures in added:
+            if row_id not in known:
+                add(place.figures, figures)
+        return known
 
     def _counts(self, rank: int, place: Place | None) -> bool:
         return place is None or rank >= RANK_SURE or rank >= getattr(place, self.rank)
@@ -181,9 +190,12 @@ def _row(
 ) -> bytes:
     parts = call.parts
     if is_told(row, parts):
-        told = b'"part":"%b"' % next(iter(parts)).encode()
+        told = _told_by(next(iter(parts)))
     else:
-        told = b'"part":"several","parts":%b' % encode(parts)
+        told = b'"signal":"%b","part":"several","parts":%b' % (
+            signal_of(parts).encode(),
+            encode(parts),
+        )
     if call.rank != RANK_SURE or not is_counted:
         told += b',"source_rank":%d,"is_counted":%b' % (
             call.rank,
@@ -192,14 +204,19 @@ def _row(
     for name, value in others.items():
         told += b',"%b":%b' % (name.encode(), encode(value))
     content = encode(row)[1:]
-    return b'%b,"id":"%032x","signal":"%b",%b%b%b' % (
+    return b'%b,"id":"%032x",%b%b%b' % (
         head,
         row_id,
-        signal_of(parts).encode(),
         told,
         b"," if content != b"}" else b"",
         content,
     )
+
+
+@lru_cache(maxsize=64)
+def _told_by(name: str) -> bytes:
+    """What a row says of its only part."""
+    return b'"signal":"%b","part":"%b"' % (signal_of({name: ToolPart()}).encode(), name.encode())
 
 
 def _head_without(agent: str) -> bytes:

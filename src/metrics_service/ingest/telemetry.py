@@ -14,7 +14,9 @@ from uuid import UUID
 import msgspec
 
 from metrics_service.ingest.parts import (
+    LOG_PARTS,
     LOGS,
+    RANK_SPAN,
     RANK_SURE,
     ModelPart,
     PartT,
@@ -216,6 +218,7 @@ class Telemetry:
         row_id = self._id("tool", session, agent, key)
         part.status = part.status if part.status != "unknown" else None
         part.exit_code = _small(part.exit_code)
+        rank = _rank(rank, session, key, name)
         _add(self.tools, row_id, session, agent, name, part, rank)
         if span is not None:
             self.spans[self._id("tool", None, agent, span)] = row_id
@@ -240,6 +243,7 @@ class Telemetry:
         part.status = part.status or "success"
         part.http_status = _small(part.http_status)
         part.attempts = _small(part.attempts)
+        rank = _rank(rank, session, key, name)
         _add(self.models, self._id("model", session, agent, key), session, agent, name, part, rank)
 
     def event(
@@ -273,6 +277,12 @@ def row_id_of(scope: bytes, table: str, key: str) -> int:
     digest = sha256(b"%b%b\0%b" % (scope, table.encode(), key.encode())).digest()
     value = from_bytes(scope[:6] + digest[:10], "big")
     return value & _FREE | _VERSION_8
+
+
+def _rank(rank: int, session: SessionPart | None, key: Key, name: str) -> int:
+    # A span's call id is one within a session, and that is not known yet: it cannot meet its log.
+    is_apart = session is not None and session.trace_id is not None and isinstance(key, str)
+    return min(rank, RANK_SPAN) if is_apart and name not in LOG_PARTS else rank
 
 
 def _small(number: int | None) -> int | None:

@@ -247,7 +247,7 @@ async def drop_sessions(connection: ContextConnection, session_ids: list[UUID]) 
 
 
 def _changed(held: Held, part: SessionPart | None, tenant_id: UUID) -> dict[str, Any]:
-    row, state = held.row, held.state
+    state = held.state
     said = state.said
     known = state.known
     state.shown = {name: value for name, value in figures_of(state, held.native).items() if value}

@@ -60,7 +60,7 @@ class Delta(msgspec.Struct):
     count: int | None
     buckets: list[int] | None
     is_delta: bool = True
-    """False for what cannot be summed: gauges, and what is cumulative without being monotonic."""
+    """False for what is no growth: gauges, sums that may shrink, and what is kept cumulative."""
 
 
 async def take_deltas(connection: ContextConnection, points: Iterable[Point]) -> list[Delta]:

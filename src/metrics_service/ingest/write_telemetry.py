@@ -60,8 +60,13 @@ UPDATE counter_deltas t SET session_id = r.new_id, agent = r.agent
 FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
 WHERE t.session_id = r.old_id
 """
+PROVIDE = """
+UPDATE model_calls t SET provider = r.provider
+FROM json_to_recordset($1::json) AS r(session_id uuid, provider text)
+WHERE t.session_id = r.session_id AND t.part IS NOT NULL AND t.provider IS NULL
+"""
 ADOPT_TAGS = """
-WITH gone AS (
+WITH gone AS MATERIALIZED (
     DELETE FROM session_tags t
     USING json_to_recordset($1::json) AS r(old_id uuid, new_id uuid)
     WHERE t.session_id = r.old_id RETURNING r.new_id, t.tag
@@ -118,6 +123,7 @@ class TelemetryWriter:
         await self._demote(connection, held, places, {one.new_id for one in adoptions})
         await self._tools.store(connection, out.tools, places)
         await self._models.store(connection, out.models, places)
+        await _provide(connection, out, held)
         tallies = await store_events(connection, out.events, places)
         meters = await store_deltas(connection, deltas, places)
         for session_id, one in held.items():
@@ -216,6 +222,19 @@ class TelemetryWriter:
         # A copy: the part itself said nothing of money.
         priced = msgspec.structs.replace(row, cost_usd_micros=estimate)
         return priced, {"cost_source": "estimated", "price_version": self._prices.version}
+
+
+async def _provide(connection: ContextConnection, out: Telemetry, held: dict[UUID, Held]) -> None:
+    """Give model calls the provider that only their session names, as Codex has it."""
+    fresh = {call.session.id for call in out.models.values() if call.session is not None}
+    named = [
+        {"session_id": session_id, "provider": one.state.said["provider"][1]}
+        for session_id, one in held.items()
+        if "provider" in one.state.said
+        and (session_id in fresh or "provider" not in one.before.said)
+    ]
+    if named:
+        await connection.execute(PROVIDE, as_json(named))
 
 
 async def _users(

@@ -130,7 +130,9 @@ def nanoseconds(value: Value) -> int | None:
         else:
             aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=EPOCH.tzinfo)
             since = aware - EPOCH
-            return (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+            since_ns = (since.days * 86400 + since.seconds) * 10**9 + since.microseconds * 1000
+            # No client's clock says so; and counting back from year 1 leads nowhere.
+            return since_ns if since_ns > 0 else None
     found = number(value)
     if found is None or found <= 0:
         return None

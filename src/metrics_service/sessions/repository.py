@@ -40,6 +40,7 @@ FILTERS = {
     "started_before": "s.started_at < ?",
     "user_id": "s.user_id = ?",
     "agent": "s.agent = ?",
+    "external_id": "s.external_id = ?",
     "session_type": "s.session_type = ?",
     "tag": """EXISTS (SELECT FROM session_tags t
               WHERE t.tenant_id = s.tenant_id AND t.session_id = s.id AND t.tag = ?)""",
@@ -55,10 +56,20 @@ OWNED = (
     "model_calls",
     "session_events",
     "counter_deltas",
-    "trace_sessions",
     "session_tags",
 )
 """The tables whose rows belong to sessions."""
+
+DROP_SPANS = """
+DELETE FROM tool_spans WHERE id IN (
+    SELECT id FROM tool_spans
+    WHERE tool_metric_id IN (SELECT id FROM tool_metrics WHERE session_id = $1)
+    FOR UPDATE SKIP LOCKED)
+"""
+DROP_TRACES = """
+DELETE FROM trace_sessions WHERE trace_id IN (
+    SELECT trace_id FROM trace_sessions WHERE session_id = $1 FOR UPDATE SKIP LOCKED)
+"""
 
 STATUS = {"open": "s.ended_at IS NULL", "closed": "s.ended_at IS NOT NULL"}
 
@@ -181,6 +192,9 @@ async def delete_session(connection: ContextConnection, session_id: UUID) -> boo
     )
     if found is None:
         return False
+    # Writers lock these before the session: whoever holds one waits for us, and goes on with it.
+    await connection.execute(DROP_SPANS, session_id)
+    await connection.execute(DROP_TRACES, session_id)
     for table in OWNED:
         await connection.execute(f"DELETE FROM {table} WHERE session_id = $1", session_id)
     await connection.execute("DELETE FROM metrics_sessions WHERE id = $1", session_id)

@@ -116,6 +116,7 @@ class SessionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=T
     started_before: Before | None = None
     user_id: UUID | None = None
     agent: ShortText | None = None
+    external_id: ShortText | None = None
     session_type: ShortText | None = None
     tag: ShortText | None = None
     status: Literal["open", "closed"] | None = None

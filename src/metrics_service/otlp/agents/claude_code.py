@@ -77,7 +77,7 @@ def _kind(a: Attributes, name: str | None) -> str:
     is_mcp = (
         name.startswith("mcp_")
         or "mcp_server_scope" in a
-        or ("tool_source" in a and a["tool_source"] in _MCP_SOURCES)
+        or ("tool_source" in a and text(a["tool_source"]) in _MCP_SOURCES)
     )
     return "mcp" if is_mcp else "builtin"
 
@@ -183,7 +183,7 @@ def _request(item: LogItem, session: SessionPart | None, out: Telemetry, status:
         part.http_status = count(a.get("status_code"))
         part.error_type = f"http_{part.http_status}" if part.http_status else "connection"
         part.error_message = text(a.get("error"), 8192)
-        part.attempts = count(a.get("attempt"))
+        part.attempts = count(a.get("attempt")) or None
     else:
         model_tokens(
             part,

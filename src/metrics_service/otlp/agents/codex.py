@@ -263,7 +263,7 @@ def work_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> No
 def _event(event: SpanEvent, item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
     a = event.attributes
     name = a.get("event.name")
-    if name not in _EVENTS:
+    if not isinstance(name, str) or name not in _EVENTS:
         return
     if (named := text(a.get("conversation.id"))) is not None:
         # The span around it seldom says whose it is.
