@@ -36,7 +36,7 @@ class CallTable(msgspec.Struct, Generic[PartT], frozen=True):
     counted: tuple[str, ...]
     """The columns that a session's figures are made of."""
     insert: str
-    """$1: rows; returns the ids of those that are there already: seldom any."""
+    """$1: rows; returns the ids of those that are new."""
     find: str
     """$1: ids; returns what the parts were, locked."""
     change: str
@@ -82,12 +82,9 @@ def _table(
         kind=kind,
         counted=counted,
         insert=f"""
-            WITH item AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS r({record})),
-            stored AS (
-                INSERT INTO {table} ({names}) SELECT {values} FROM item
-                ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
-            )
-            SELECT id FROM item WHERE id NOT IN (SELECT id FROM stored)
+            WITH item AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS r({record}))
+            INSERT INTO {table} ({names}) SELECT {values} FROM item
+            ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
         """,
         find=f"""
             SELECT t.id, t.session_id, t.agent, t.user_id, t.source_rank, t.is_counted, t.part,

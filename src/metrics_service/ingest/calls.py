@@ -63,13 +63,14 @@ class Calls(msgspec.Struct, Generic[PartT]):
     ) -> None:
         """Store the calls, each counted once; `places` has every session that they name."""
         row_ids = sorted(calls)
-        known: list[int] = []
+        new: set[int] = set()
         for start in range(0, len(row_ids), ROWS_A_STATEMENT):
             # Rows are made piece by piece: those of a large request are never there all at once.
             piece = row_ids[start : start + ROWS_A_STATEMENT]
-            known += await self._insert(connection, piece, calls, places)
+            new |= await self._insert(connection, piece, calls, places)
+        known = {row_id: call for row_id, call in calls.items() if row_id not in new}
         if known:
-            await self._join(connection, {row_id: calls[row_id] for row_id in known}, places)
+            await self._join(connection, known, places)
 
     async def _insert(
         self,
@@ -78,15 +79,13 @@ class Calls(msgspec.Struct, Generic[PartT]):
         calls: Mapping[int, Call[PartT]],
         places: Mapping[UUID, Place],
     ) -> set[int]:
-        """Store those of the calls that are new; return the others."""
+        """Store those of the calls that are new; return which were."""
         rows: list[bytes] = []
         added: list[tuple[int, Place, Figures]] = []
-        known: set[int] = set()
         for row_id in row_ids:
             call = calls[row_id]
             if call.session is None and not call.agent:
                 # Parts of a call that is known already, or of none.
-                known.add(row_id)
                 continue
             place = places[call.session.id] if call.session is not None else None
             row, others = self.finish(resolve(call.parts))
@@ -95,14 +94,13 @@ class Calls(msgspec.Struct, Generic[PartT]):
             rows.append(_row(row_id, call, head, row, others, is_counted=is_counted))
             if place is not None and is_counted:
                 added.append((row_id, place, self.figures(row)))
+        new: set[int] = set()
         for piece in pieces(rows):
-            known |= {
-                record["id"].int for record in await connection.fetch(self.table.insert, piece)
-            }
+            new |= {record["id"].int for record in await connection.fetch(self.table.insert, piece)}
         for row_id, place, figures in added:
-            if row_id not in known:
+            if row_id in new:
                 add(place.figures, figures)
-        return known
+        return new
 
     def _counts(self, rank: int, place: Place | None) -> bool:
         return place is None or rank >= RANK_SURE or rank >= getattr(place, self.rank)

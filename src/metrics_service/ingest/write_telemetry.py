@@ -123,7 +123,7 @@ class TelemetryWriter:
         await self._demote(connection, held, places, {one.new_id for one in adoptions})
         await self._tools.store(connection, out.tools, places)
         await self._models.store(connection, out.models, places)
-        await _provide(connection, out, held)
+        await _provide(connection, out, held, adoptions)
         tallies = await store_events(connection, out.events, places)
         meters = await store_deltas(connection, deltas, places)
         for session_id, one in held.items():
@@ -224,9 +224,15 @@ class TelemetryWriter:
         return priced, {"cost_source": "estimated", "price_version": self._prices.version}
 
 
-async def _provide(connection: ContextConnection, out: Telemetry, held: dict[UUID, Held]) -> None:
+async def _provide(
+    connection: ContextConnection,
+    out: Telemetry,
+    held: dict[UUID, Held],
+    adoptions: list[Adoption],
+) -> None:
     """Give model calls the provider that only their session names, as Codex has it."""
     fresh = {call.session.id for call in out.models.values() if call.session is not None}
+    fresh |= {one.new_id for one in adoptions}
     named = [
         {"session_id": session_id, "provider": one.state.said["provider"][1]}
         for session_id, one in held.items()
