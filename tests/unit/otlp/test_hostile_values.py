@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from vectors import T0, TRACE, at, logs, mapped, model_rows, record, span, span_event, spans, tool_rows
+from vectors import (
+    T0,
+    TRACE,
+    at,
+    logs,
+    mapped,
+    model_rows,
+    record,
+    span,
+    span_event,
+    spans,
+    tool_rows,
+)
 
 from metrics_service.otlp.values import nanoseconds
 
@@ -30,19 +42,21 @@ def test_a_record_with_such_a_time_happened_when_it_was_observed():
         time_ns=0,
         observed_ns=T0,
     )
-    [row] = tool_rows(mapped(given)).values()
+    [row] = tool_rows(mapped(given))
     assert row["ended_at"] == at(0)
 
 
 @pytest.mark.parametrize("source", UNHASHABLE)
 def test_a_tool_source_that_is_no_text_is_none(source):
-    given = claude("tool_decision", {"tool_use_id": "t", "tool_name": "Bash", "tool_source": source})
-    [row] = tool_rows(mapped(given)).values()
+    given = claude(
+        "tool_decision", {"tool_use_id": "t", "tool_name": "Bash", "tool_source": source}
+    )
+    [row] = tool_rows(mapped(given))
     assert row["tool_kind"] == "builtin"
 
 
 def test_nobody_fails_without_an_attempt():
-    [row] = model_rows(mapped(claude("api_error", {"request_id": "r", "attempt": 0}))).values()
+    [row] = model_rows(mapped(claude("api_error", {"request_id": "r", "attempt": 0})))
     assert row.get("attempts") is None
 
 
@@ -54,5 +68,5 @@ def test_an_event_in_a_codex_span_whose_name_is_no_text_is_passed_over(name):
         trace_id=TRACE,
         events=[span_event("event", {"event.name": name})],
     )
-    [row] = tool_rows(mapped(("traces", spans("codex_exec", "codex", told)))).values()
+    [row] = tool_rows(mapped(("traces", spans("codex_exec", "codex", told))))
     assert row["external_call_id"] == "t"
