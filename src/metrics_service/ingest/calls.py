@@ -116,11 +116,14 @@ class Calls(msgspec.Struct, Generic[PartT]):
         for found in await connection.fetch(self.table.find, ids):
             row_id = found["id"].int
             call = calls[row_id]
+            place = places.get(found["session_id"])
+            if place is None and found["session_id"] is not None:
+                # Another session's, whose figures nobody holds: the first that told of it keeps it.
+                continue
             parts = self._parts(found)
             rank = max(call.rank, found["source_rank"])
             if not join_parts(parts, call.parts) and rank == found["source_rank"]:
                 continue
-            place = places.get(found["session_id"])
             row, others = self.finish(resolve(parts))
             is_counted = self._counts(rank, place)
             joined = Call(None, "", rank, parts)

@@ -9,27 +9,23 @@ import msgspec
 
 CONTENT = frozenset(
     {
-        "gen_ai.input.messages",
-        "gen_ai.output.messages",
-        "gen_ai.prompt",
-        "gen_ai.completion",
         "gen_ai.system_instructions",
         "gen_ai.tool.definitions",
-        "gen_ai.tool.call.arguments",
-        "gen_ai.tool.call.result",
         "gen_ai.tool.description",
-        "input.value",
-        "output.value",
-        "prompt",
-        "response",
-        "request_text",
-        "response_text",
-        "content",
-        "message",
-        "exception.message",
-        "exception.stacktrace",
+        "process.command_line",
+        "process.command_args",
     }
 )
+# By the last word of a name, whatever stands before it, where the value is no number.
+CONTENT_WORDS = frozenset(
+    {
+        "args", "arguments", "body", "command", "completion", "content", "input", "message",
+        "messages", "output", "prompt", "prompts", "query", "request_text", "response",
+        "response_text", "result", "stacktrace", "statement", "stderr", "stdout", "text", "value",
+        "bash_command", "full_command", "prompt_text", "tool_input", "tool_output",
+        "tool_parameters", "user_prompt",
+    }
+)  # fmt: skip
 CONTENT_PREFIXES = (
     "gen_ai.prompt.",
     "gen_ai.completion.",
@@ -59,7 +55,19 @@ MAX_NAME = 255
 
 
 def is_content(name: str) -> bool:
-    return name in CONTENT or name.startswith(CONTENT_PREFIXES)
+    """Whether an attribute of this name holds what people and models wrote, unless it is a number."""
+    return (
+        name in CONTENT
+        or name.rpartition(".")[2] in CONTENT_WORDS
+        or name.startswith(CONTENT_PREFIXES)
+    )
+
+
+def has_content(value: Any) -> bool:
+    """Whether something inside a value does."""
+    if isinstance(value, dict):
+        return any(is_content(str(name)) or has_content(inner) for name, inner in value.items())
+    return isinstance(value, list) and any(has_content(inner) for inner in value)
 
 
 def size(value: Any) -> int | None:
@@ -85,7 +93,8 @@ def rest(
     for name, value in attributes.items():
         if name in known or value is None or len(kept) >= MAX_KEPT or len(name) > MAX_NAME:
             continue
-        if name in content or is_content(name):
+        is_written = isinstance(value, (str, list, dict)) and is_content(name)
+        if name in content or is_written or has_content(value):
             if (length := size(value)) is not None:
                 kept[f"{name}_bytes"] = length
         elif isinstance(value, str) and len(value) > MAX_ATTRIBUTE:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.calls import Place
-from metrics_service.ingest.rows import encode, pieces
+from metrics_service.ingest.rows import array, batched_ids, encode
 from metrics_service.ingest.session_state import Figures, add, figures_of_point
 from metrics_service.ingest.telemetry import Event, Point, SessionPart, instant
 from metrics_service.ingest.temporality import Delta
@@ -53,14 +53,14 @@ async def store_events(
     places: Mapping[UUID, Place],
 ) -> dict[UUID, Figures]:
     """Store the events; return what new ones add to the tallies of their sessions."""
-    rows = []
-    for row_id in sorted(events):
-        event = events[row_id]
-        head = _head(event.session, event.agent, places)
-        rows.append(b'%b,"id":"%032x",%b' % (head, row_id, encode(event.record)[1:]))
     tallies: dict[UUID, Figures] = {}
-    for piece in pieces(rows):
-        for found in await connection.fetch(EVENTS, piece):
+    for row_ids in batched_ids(events):
+        rows = []
+        for row_id in row_ids:
+            event = events[row_id]
+            head = _head(event.session, event.agent, places)
+            rows.append(b'%b,"id":"%032x",%b' % (head, row_id, encode(event.record)[1:]))
+        for found in await connection.fetch(EVENTS, array(rows)):
             event = events[found["id"].int]
             if event.counts is not None and event.session is not None:
                 add(tallies.setdefault(event.session.id, {}), {event.counts: 1})
@@ -74,18 +74,14 @@ async def store_deltas(
 ) -> dict[UUID, Figures]:
     """Store the deltas; return what new ones add to the meters of their sessions."""
     by_id = {delta.id: delta for delta in deltas}
-    rows = [
-        b'%b,"id":"%032x",%b'
-        % (
-            _head(by_id[row_id].point.session, by_id[row_id].point.agent, places),
-            row_id,
-            _encoded(by_id[row_id])[1:],
-        )
-        for row_id in sorted(by_id)
-    ]
     meters: dict[UUID, Figures] = {}
-    for piece in pieces(rows):
-        for found in await connection.fetch(DELTAS, piece):
+    for row_ids in batched_ids(by_id):
+        rows = []
+        for row_id in row_ids:
+            delta = by_id[row_id]
+            head = _head(delta.point.session, delta.point.agent, places)
+            rows.append(b'%b,"id":"%032x",%b' % (head, row_id, _encoded(delta)[1:]))
+        for found in await connection.fetch(DELTAS, array(rows)):
             delta = by_id[found["id"].int]
             session = delta.point.session
             if session is not None and delta.is_delta and delta.value is not None:

@@ -27,6 +27,13 @@ def pieces(rows: Sequence[bytes]) -> Iterator[str]:
         yield array(rows[start : start + ROWS_A_STATEMENT])
 
 
+def batched_ids(row_ids: Iterable[int]) -> Iterator[list[int]]:
+    """Ids in order, as many at a time as PostgreSQL likes rows."""
+    in_order = sorted(row_ids)
+    for start in range(0, len(in_order), ROWS_A_STATEMENT):
+        yield in_order[start : start + ROWS_A_STATEMENT]
+
+
 def array(rows: Iterable[bytes]) -> str:
     return _clean(b"[%b]" % b",".join(rows)).decode()
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.ingest.claims import Claim
+from metrics_service.ingest.claims import OWNER, Claim
 from metrics_service.ingest.parts import ModelPart, ToolPart
 from metrics_service.ingest.telemetry import Point
 
@@ -32,6 +32,14 @@ LINES = ("lines_added", "lines_removed")
 METERED = ("commits", "pull_requests", "active_seconds_user", "active_seconds_agent")
 COUNTED = ("prompt_count", "turn_count", "compactions")
 FIGURES = TOOLS + MODELS + LINES + METERED
+
+PROVEN = f"@{OWNER}"
+MAX_RESOURCE = 64
+# More than anybody has; sums of them fit into 64 bits.
+MAX_FIGURE = 10**15
+TOKENS = frozenset(
+    {"input", "input_uncached", "output", "cache_read", "cache_write", "reasoning", "tool"}
+)
 
 Figures = dict[str, float]
 
@@ -62,8 +70,15 @@ class State(msgspec.Struct, omit_defaults=True):
         """Take what was said last; a tie falls the same way whoever comes first."""
         for name, (time_ns, value) in said.items():
             before = self.said.get(name)
+            if name == PROVEN and before is not None:
+                # What a key has proved another key cannot take away.
+                continue
             if before is None or (time_ns, str(value)) > (before[0], str(before[1])):
                 self.said[name] = (time_ns, value)
+        resource = sorted(name for name in self.said if name.startswith("#"))
+        for name in resource[MAX_RESOURCE:]:
+            # The same ones whatever came first.
+            del self.said[name]
 
 
 def add(figures: Figures, others: Mapping[str, float], sign: int = 1) -> None:
@@ -110,10 +125,12 @@ _METERS: Mapping[tuple[str, str | None], str] = {
 
 def figures_of_point(point: Point, value: float) -> Figures:
     """What one delta adds to its session's meters."""
+    if abs(value) > MAX_FIGURE:
+        return {}
     name = _METERS.get((point.metric, point.kind)) or _METERS.get((point.metric, None))
     if name is not None:
         figures = {name: value}
-    elif point.metric == "token.usage" and point.kind is not None:
+    elif point.metric == "token.usage" and point.kind in TOKENS:
         figures = {f"tokens.{point.kind}": value}
     else:
         figures = {}

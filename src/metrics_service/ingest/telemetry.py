@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 
+from metrics_service.errors import BodyTooLargeError
 from metrics_service.ingest.parts import (
     LOG_PARTS,
     LOGS,
@@ -30,6 +31,8 @@ from_bytes = int.from_bytes
 _FREE = ~(0xF << 76) & ~(0x3 << 62)
 _VERSION_8 = 8 << 76 | 0x2 << 62
 
+MAX_NS = 2**63 - 1
+MAX_SESSIONS = 5000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Instrument = Literal["sum", "gauge", "histogram", "exponential_histogram", "summary"]
@@ -76,11 +79,14 @@ class SessionPart(msgspec.Struct, kw_only=True):
     """What attributes said together, and when last; until it is taken into `said`."""
     last_by_source: dict[bytes, int] = msgspec.field(default_factory=dict)
     """When each resource last spoke; by its digest."""
+    horizon_ns: int = MAX_NS
+    """No session knows of a later time: a clock that is ahead would have the last word for ever."""
     trace_id: str | None = None
     """Set where no item named a session: what happened in one trace, until a session claims it."""
 
     def see(self, time_ns: int, signal: str) -> None:
         """Note that something happened in the session."""
+        time_ns = min(time_ns, self.horizon_ns)
         self.first_ns = min(self.first_ns, time_ns)
         self.last_ns = max(self.last_ns, time_ns)
         self.signals.add(signal)
@@ -89,6 +95,7 @@ class SessionPart(msgspec.Struct, kw_only=True):
         """Give a column a value; what was said last wins, and a tie falls the same way always."""
         if value is None:
             return
+        time_ns = min(time_ns, self.horizon_ns)
         known = self.said.get(column)
         if known is None or (time_ns, str(value)) > (known[0], str(known[1])):
             self.said[column] = (time_ns, value)
@@ -160,6 +167,7 @@ class Telemetry:
 
     def __init__(self, tenant_id: UUID, *, keeps_content: bool = False) -> None:
         self.tenant_id = tenant_id
+        self.horizon_ns = MAX_NS
         self.keeps_content = keeps_content
         """Whether the tenant allows prompts, arguments and outputs to be stored."""
         self.sessions: dict[tuple[str, str], SessionPart] = {}
@@ -182,14 +190,17 @@ class Telemetry:
         """The session that `agent` calls `external_id`, seen at `time_ns`."""
         session = self.sessions.get((agent, external_id))
         if session is None:
+            if len(self.sessions) >= MAX_SESSIONS:
+                raise BodyTooLargeError(f"a request may name {MAX_SESSIONS} sessions; send several")
             session_id = session_id_of(self.tenant_id, agent, external_id)
             session = self.sessions[agent, external_id] = SessionPart(
                 id=session_id,
                 scope=session_id.bytes,
                 agent=agent,
                 external_id=external_id,
-                first_ns=time_ns,
-                last_ns=time_ns,
+                first_ns=min(time_ns, self.horizon_ns),
+                last_ns=min(time_ns, self.horizon_ns),
+                horizon_ns=self.horizon_ns,
             )
         session.see(time_ns, signal)
         return session

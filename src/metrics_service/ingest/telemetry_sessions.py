@@ -20,6 +20,7 @@ from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import (
     COUNTED,
     FIGURES,
+    MAX_FIGURE,
     Figures,
     Known,
     State,
@@ -250,7 +251,11 @@ def _changed(held: Held, part: SessionPart | None, tenant_id: UUID) -> dict[str,
     state = held.state
     said = state.said
     known = state.known
-    state.shown = {name: value for name, value in figures_of(state, held.native).items() if value}
+    state.shown = {
+        name: min(value, MAX_FIGURE)
+        for name, value in figures_of(state, held.native).items()
+        if value
+    }
     changed: dict[str, Any] = {name: _kept(held, name) for name in SAID}
     signals = held.signals | (part.signals if part is not None else set())
     changed |= {

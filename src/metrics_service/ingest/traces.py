@@ -26,7 +26,7 @@ ON CONFLICT (tenant_id, trace_id) DO UPDATE SET
     agent = CASE WHEN t.session_id IS NULL THEN excluded.agent ELSE t.agent END,
     external_id = CASE WHEN t.session_id IS NULL THEN excluded.external_id ELSE t.external_id END,
     session_id = coalesce(t.session_id, excluded.session_id),
-    waiting = CASE WHEN t.waiting @> excluded.waiting THEN t.waiting
+    waiting = CASE WHEN t.waiting @> excluded.waiting OR cardinality(t.waiting) > 8 THEN t.waiting
                    ELSE t.waiting || excluded.waiting END,
     seen_at = now()
 RETURNING trace_id, session_id, agent, external_id, waiting, xmax = 0 AS is_new
@@ -75,7 +75,8 @@ async def find_traces(connection: ContextConnection, out: Telemetry) -> list[Ado
             _merge(out, part, row["agent"], row["external_id"], row["session_id"])
         for agent in () if row["is_new"] else row["waiting"]:
             old_id = session_id_of(out.tenant_id, agent, f"trace:{trace_id}")
-            maybe[old_id] = (row["session_id"], row["agent"])
+            if old_id != row["session_id"]:
+                maybe[old_id] = (row["session_id"], row["agent"])
     if not maybe:
         return []
     there = await connection.fetch(ORPHANS, as_json([str(old_id) for old_id in maybe]))

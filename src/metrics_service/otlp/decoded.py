@@ -8,13 +8,17 @@ from typing import Literal
 
 import msgspec
 
+from metrics_service.errors import BodyTooLargeError
 from metrics_service.otlp.items import Attributes, LogItem, Source, Value
 from metrics_service.otlp.values import nanoseconds
 
 Signal = Literal["logs", "metrics", "traces"]
 
+MAX_PARTS = 100_000
+MAX_REASONS = 20
 MAX_ATTRIBUTES = 512
 MAX_DEPTH = 16
+MAX_EVENTS = 1000
 MAX_TIME_NS = 2**63 - 1
 MAX_SEVERITY = 24
 
@@ -31,19 +35,29 @@ class Tally(msgspec.Struct):
     reasons: list[str] = []
     """Each reason once."""
 
+    parts: int = 0
+    """Groups, scopes and items so far."""
+
     def refuse(self, reason: str) -> None:
         self.rejected += 1
         self.warn(reason)
 
     def warn(self, reason: str) -> None:
-        if reason not in self.reasons:
+        if len(self.reasons) < MAX_REASONS and reason not in self.reasons:
             self.reasons.append(reason)
 
+    def count(self, parts: int) -> None:
+        """Note how many there are; raises `BodyTooLargeError` when they are too many to look at.
 
-def first_of(attributes: Attributes, tally: Tally) -> Attributes:
-    """As many attributes as an item may have."""
+        Two bytes can be an item, and a gzip of 64 KiB thirty million of them.
+        """
+        self.parts += parts
+        if self.parts > MAX_PARTS:
+            raise BodyTooLargeError(f"a request may have {MAX_PARTS} items; send several")
+
+
+def warn_of_attributes(tally: Tally) -> None:
     tally.warn(f"an item has more than {MAX_ATTRIBUTES} attributes; the others were left out")
-    return {name: attributes[name] for name in list(attributes)[:MAX_ATTRIBUTES]}
 
 
 def source_of(resource: Attributes, scope: str, version: str, attributes: Attributes) -> Source:

@@ -13,17 +13,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from metrics_service.errors import MalformedRequestError
+from metrics_service.errors import BodyTooLargeError, MalformedRequestError
 from metrics_service.ingest.telemetry import Instrument
 from metrics_service.otlp.decoded import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
+    MAX_EVENTS,
     MAX_TIME_NS,
     Tally,
-    first_of,
     is_span_id,
     log_item,
     source_of,
+    warn_of_attributes,
 )
 from metrics_service.otlp.items import (
     CUMULATIVE,
@@ -54,6 +55,9 @@ from metrics_service.otlp.json_messages import (
 )
 from metrics_service.otlp.points import checked_point
 
+# Each takes a hundred bytes when it is read; a record with twenty attributes has forty.
+MAX_OBJECTS = 2_000_000
+
 T = TypeVar("T")
 
 _LOGS = msgspec.json.Decoder(Request[LogRecord])
@@ -61,6 +65,7 @@ _SPANS = msgspec.json.Decoder(Request[Span])
 _METRICS = msgspec.json.Decoder(Request[Metric])
 _RAW = msgspec.json.Decoder(Request[msgspec.Raw])
 
+_is_hex = re.compile(r"[0-9a-fA-F]+").fullmatch
 _lone_surrogates = re.compile(
     rb"(?<!\\)((?:\\\\)*)(?:"
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -121,7 +126,7 @@ def _span(source: Source, span: Span, trace_id: str, span_id: str, tally: Tally)
                 time_ns=_time(event.time_unix_nano),
                 attributes=_attributes(event.attributes, tally),
             )
-            for event in span.events or ()
+            for event in (span.events or [])[:MAX_EVENTS]
         ],
     )
 
@@ -149,8 +154,10 @@ _TEMPORALITIES = {
 def _points(source: Source, metric: Metric, received_ns: int, tally: Tally) -> Iterator[PointItem]:
     for instrument in _INSTRUMENTS:
         data: Data | None = getattr(metric, instrument)
-        for point in (data.data_points or ()) if data is not None else ():
-            assert data is not None  # noqa: S101  # or there were no points
+        if data is None:
+            continue
+        tally.count(len(data.data_points or ()))
+        for point in data.data_points or ():
             is_histogram = instrument == "histogram"
             is_plain = instrument in {"sum", "gauge"}
             given = point.sum
@@ -182,6 +189,8 @@ _PATHS = {"resource_logs": "logs", "resource_spans": "traces", "resource_metrics
 
 
 def _groups(decoder: Any, body: bytes, wanted: str) -> list[Group[Any]]:
+    if body.count(b"{") > MAX_OBJECTS:
+        raise BodyTooLargeError(f"a request may have {MAX_OBJECTS} objects; send several")
     request = _parsed(decoder, body)
     groups: list[Group[Any]] | None = getattr(request, wanted)
     if groups is not None:
@@ -222,6 +231,7 @@ def _malformed() -> MalformedRequestError:
 
 
 def _each(items: list[Any] | None, kind: type[T], tally: Tally) -> Iterator[T]:
+    tally.count(len(items or ()))
     for item in items or ():
         if isinstance(item, kind):
             yield item
@@ -238,7 +248,9 @@ def _sources(
 ) -> Iterator[tuple[Source, Scoped[Any]]]:
     for group in groups or ():
         resource = _attributes(group.resource.attributes if group.resource else None, tally)
-        for scoped in getattr(group, scopes) or ():
+        found = getattr(group, scopes) or ()
+        tally.count(1 + len(found))
+        for scoped in found:
             scope = scoped.scope or Scope()
             attributes = _attributes(scope.attributes, tally)
             yield source_of(resource, scope.name or "", scope.version or "", attributes), scoped
@@ -246,6 +258,9 @@ def _sources(
 
 def _attributes(pairs: Pairs, tally: Tally) -> Attributes:
     found: Attributes = {}
+    if pairs is not None and len(pairs) > MAX_ATTRIBUTES:
+        warn_of_attributes(tally)
+        pairs = pairs[:MAX_ATTRIBUTES]
     for pair in pairs or ():
         value = pair.value
         if value is None:
@@ -254,7 +269,7 @@ def _attributes(pairs: Pairs, tally: Tally) -> Attributes:
             found[pair.key] = value.string_value
         else:
             found[pair.key] = _value(value, 0)
-    return found if len(found) <= MAX_ATTRIBUTES else first_of(found, tally)
+    return found
 
 
 def _value(value: AnyValue | None, depth: int) -> Value:
@@ -325,9 +340,4 @@ def _enum(given: Number, names: dict[str, int]) -> int:
 
 
 def _hex(given: str | None, digits: int) -> str | None:
-    if given is None or len(given) != digits:
-        return None
-    try:
-        return bytes.fromhex(given).hex()
-    except ValueError:
-        return None
+    return given.lower() if given is not None and len(given) == digits and _is_hex(given) else None

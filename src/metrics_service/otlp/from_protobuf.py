@@ -21,13 +21,16 @@ from metrics_service.ingest.telemetry import Instrument
 from metrics_service.otlp.decoded import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
+    MAX_EVENTS,
+    MAX_PARTS,
     MAX_TIME_NS,
     Tally,
-    first_of,
     is_span_id,
     log_item,
     source_of,
+    warn_of_attributes,
 )
+from metrics_service.otlp.density import check_density
 from metrics_service.otlp.items import (
     Attributes,
     LogItem,
@@ -45,6 +48,7 @@ def logs_from_protobuf(body: bytes, received_ns: int, tally: Tally) -> Iterator[
     request = _parsed(ExportLogsServiceRequest, body)
     for group in request.resource_logs:
         for source, scoped in _sources(group, group.scope_logs, tally):
+            tally.count(len(scoped.log_records))
             for record in scoped.log_records:
                 trace_id, span_id = record.trace_id, record.span_id
                 tally.accepted += 1
@@ -67,6 +71,7 @@ def spans_from_protobuf(body: bytes, tally: Tally) -> Iterator[SpanItem]:
     request = _parsed(ExportTraceServiceRequest, body)
     for group in request.resource_spans:
         for source, scoped in _sources(group, group.scope_spans, tally):
+            tally.count(len(scoped.spans))
             for span in scoped.spans:
                 if len(span.trace_id) != 16 or len(span.span_id) != 8:
                     tally.refuse("span ids must have 16 and 8 bytes")
@@ -100,7 +105,7 @@ def _span(source: Source, span: Any, trace_id: str, span_id: str, tally: Tally) 
                 time_ns=min(event.time_unix_nano, MAX_TIME_NS),
                 attributes=_attributes(event.attributes, tally),
             )
-            for event in span.events
+            for event in span.events[:MAX_EVENTS]
         ],
     )
 
@@ -109,6 +114,7 @@ def points_from_protobuf(body: bytes, received_ns: int, tally: Tally) -> Iterato
     request = _parsed(ExportMetricsServiceRequest, body)
     for group in request.resource_metrics:
         for source, scoped in _sources(group, group.scope_metrics, tally):
+            tally.count(len(scoped.metrics))
             for metric in scoped.metrics:
                 yield from _points(source, metric, received_ns, tally)
 
@@ -128,6 +134,7 @@ def _points(source: Source, metric: Any, received_ns: int, tally: Tally) -> Iter
         return
     data = getattr(metric, which)
     instrument = _INSTRUMENTS[which]
+    tally.count(len(data.data_points))
     for point in data.data_points:
         is_histogram = instrument == "histogram"
         if instrument in ("sum", "gauge"):
@@ -156,6 +163,8 @@ def _points(source: Source, metric: Any, received_ns: int, tally: Tally) -> Iter
 
 
 def _parsed(kind: Any, body: bytes) -> Any:
+    if len(body) > 2 * MAX_PARTS:
+        check_density(body)
     try:
         return kind.FromString(body)
     except DecodeError:
@@ -164,6 +173,7 @@ def _parsed(kind: Any, body: bytes) -> Any:
 
 def _sources(group: Any, scopes: Any, tally: Tally) -> Iterator[tuple[Source, Any]]:
     resource = _attributes(group.resource.attributes, tally)
+    tally.count(1 + len(scopes))
     for scoped in scopes:
         scope = scoped.scope
         yield (
@@ -173,12 +183,15 @@ def _sources(group: Any, scopes: Any, tally: Tally) -> Iterator[tuple[Source, An
 
 
 def _attributes(pairs: Any, tally: Tally) -> Attributes:
+    if len(pairs) > MAX_ATTRIBUTES:
+        warn_of_attributes(tally)
+        pairs = pairs[:MAX_ATTRIBUTES]
     found: Attributes = {}
     for pair in pairs:
         value = pair.value
         # An empty text is the one case that needs a second question.
         found[pair.key] = value.string_value or _value(value, 0)
-    return found if len(found) <= MAX_ATTRIBUTES else first_of(found, tally)
+    return found
 
 
 def _value(value: Any, depth: int) -> Value:

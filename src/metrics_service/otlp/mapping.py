@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from metrics_service.ingest.content import rest
+from metrics_service.ingest.content import is_content, rest
 from metrics_service.ingest.parts import LOGS, METRICS, TRACES
 from metrics_service.ingest.telemetry import Point, SessionPart, Telemetry
 from metrics_service.otlp.agents import AGENTS
@@ -40,11 +40,15 @@ _LISTS = frozenset({"workspace_paths"})
 
 _LONG_NS = 10**18
 MICROS = "usd_micros"
+TURN = 256
 
 
-def map_logs(items: Iterable[LogItem], out: Telemetry) -> None:
+def map_logs(items: Iterable[LogItem], out: Telemetry) -> Iterator[None]:
+    """Map the items; yields now and then, for others to have their turn."""
     sources: dict[bytes, tuple[Source, Agent]] = {}
-    for item in items:
+    for number, item in enumerate(items):
+        if number % TURN == TURN - 1:
+            yield
         source = item.source
         agent = AGENTS.of(source.scope, item.name, source.service)
         sources[source.digest] = source, agent
@@ -60,12 +64,15 @@ def map_logs(items: Iterable[LogItem], out: Telemetry) -> None:
             keep_log(item, session, out, agent)
         else:
             mapper(item, session, out)
-    _listen_to(sources, out)
+    yield from _listen_to(sources, out)
 
 
-def map_spans(items: Iterable[SpanItem], out: Telemetry) -> None:
+def map_spans(items: Iterable[SpanItem], out: Telemetry) -> Iterator[None]:
+    """Map the items; yields now and then, for others to have their turn."""
     sources: dict[bytes, tuple[Source, Agent]] = {}
-    for item in items:
+    for number, item in enumerate(items):
+        if number % TURN == TURN - 1:
+            yield
         source = item.source
         agent = AGENTS.of(source.scope, item.name, source.service)
         sources[source.digest] = source, agent
@@ -84,12 +91,15 @@ def map_spans(items: Iterable[SpanItem], out: Telemetry) -> None:
             keep_span(item, session, out, agent)
         else:
             mapper(item, session, out)
-    _listen_to(sources, out)
+    yield from _listen_to(sources, out)
 
 
-def map_points(items: Iterable[PointItem], out: Telemetry) -> None:
+def map_points(items: Iterable[PointItem], out: Telemetry) -> Iterator[None]:
+    """Map the items; yields now and then, for others to have their turn."""
     sources: dict[bytes, tuple[Source, Agent]] = {}
-    for item in items:
+    for number, item in enumerate(items):
+        if number % TURN == TURN - 1:
+            yield
         source = item.source
         agent = AGENTS.of(source.scope, item.metric, source.service)
         sources[source.digest] = source, agent
@@ -105,7 +115,7 @@ def map_points(items: Iterable[PointItem], out: Telemetry) -> None:
             session.say("start_type", text(item.attributes.get("start_type")), item.time_ns)
         if (point := _point(item, agent, metric, session)) is not None:
             out.points.append(point)
-    _listen_to(sources, out)
+    yield from _listen_to(sources, out)
 
 
 _UNKNOWN = Metric(name="")
@@ -154,8 +164,9 @@ def _point(
 def _scaled(value: float | None, metric: Metric) -> float | None:
     if value is None:
         return None
+    scaled = value * metric.factor
     # Money is whole: rounded before it is subtracted, so that the sum is what the client's sum is.
-    return float(round(value * metric.factor)) if metric.unit == MICROS else value * metric.factor
+    return float(round(scaled)) if metric.unit == MICROS else scaled
 
 
 def _keys(agent: Agent, *, is_known: bool) -> tuple[str, ...]:
@@ -204,7 +215,7 @@ def _listen(
 
     Items say the same again and again: it is kept once, with when it was said last.
     """
-    names, values_of = _spoken(tuple(attributes), agent.deaf)
+    names, values_of = _spoken(tuple(filter(_SPOKEN.__contains__, attributes)), agent.deaf)
     if names:
         values = values_of(attributes)
         try:
@@ -222,14 +233,16 @@ def _listen(
 def _spoken(
     names: tuple[str, ...], deaf: frozenset[str]
 ) -> tuple[tuple[str, ...], Callable[[Attributes], Any]]:
-    """Those of an item's attributes that say something; items of one kind have the same names."""
-    spoken = tuple(name for name in names if name in _SPOKEN and name not in deaf)
+    """Those of the names that the client means, and how to get at their values."""
+    spoken = tuple(name for name in names if name not in deaf)
     return spoken, itemgetter(*spoken) if spoken else dict
 
 
-def _listen_to(sources: dict[bytes, tuple[Source, Agent]], out: Telemetry) -> None:
+def _listen_to(sources: dict[bytes, tuple[Source, Agent]], out: Telemetry) -> Iterator[None]:
     """Take what was noted, and what resources say."""
-    for session in out.sessions.values():
+    for number, session in enumerate(out.sessions.values()):
+        if number % TURN == TURN - 1:
+            yield
         for (names, values), time_ns in session.words.items():
             for name, value in zip(names, values if len(names) > 1 else (values,), strict=True):
                 _say(session, name, value, time_ns)
@@ -240,8 +253,8 @@ def _listen_to(sources: dict[bytes, tuple[Source, Agent]], out: Telemetry) -> No
                 is_deaf = name in agent.deaf
                 if name in _SPOKEN and not is_deaf:
                     _say(session, name, value, time_ns)
-                elif (is_deaf or name not in _NOT_RESOURCE) and (word := text(value)) is not None:
-                    session.say(f"#{name}"[:MAX_NAME], word, time_ns)
+                elif is_deaf or not (name in _NOT_RESOURCE or is_content(name)):
+                    session.say(f"#{name}"[:MAX_NAME], text(value), time_ns)
         session.last_by_source.clear()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -28,7 +29,7 @@ COLUMNS = """
     s.environment, s.commit_sha, s.cost_center, s.workspace_paths, s.agent_version, s.entrypoint,
     s.terminal_type, s.os_type, s.os_version, s.host_arch, s.surface, s.permission_mode,
     s.sandbox_policy, s.approval_policy, s.reasoning_effort, s.user_key, s.user_key_kind,
-    s.claims::text AS claims, s.resource::text AS resource
+    s.claims::text AS claims
 """
 TABLES = """
     metrics_sessions s
@@ -113,16 +114,22 @@ async def count_sessions(connection: ContextConnection, query: SessionQuery) -> 
 
 
 async def find_session(connection: ContextConnection, session_id: UUID) -> SessionView | None:
-    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM {TABLES} WHERE s.id = $1", session_id)
-    return session_view(row) if row is not None else None
+    """One session, with its resource attributes, which lists leave out."""
+    row = await connection.fetchrow(
+        f"SELECT {COLUMNS}, s.resource::text AS resource FROM {TABLES} WHERE s.id = $1", session_id
+    )
+    if row is None:
+        return None
+    *columns, resource = row
+    return msgspec.structs.replace(session_view(columns), resource=as_raw(resource))
 
 
-def session_view(row: Record) -> SessionView:
+def session_view(row: Record | list[Any]) -> SessionView:
     (
         id_, agent, external_id, session_type, started_at, ended_at, user_id, user_email, user_name,
         repository, branch, team, tags, score, metadata, last_event_at, *others,
     ) = row  # fmt: skip
-    others[-2:] = map(as_raw, others[-2:])
+    others[-1] = as_raw(others[-1])
     return SessionView(
         id_,
         agent,

@@ -109,6 +109,7 @@ class SessionView(msgspec.Struct, frozen=True, omit_defaults=True):
     user_key_kind: str | None = None
     claims: msgspec.Raw | None = None
     resource: msgspec.Raw | None = None
+    """Of one session alone; lists leave it out."""
 
 
 class SessionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):

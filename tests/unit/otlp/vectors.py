@@ -234,20 +234,21 @@ def _pairs(attributes: Attributes) -> list[Json]:
     return [{"key": key, "value": _any_value(value)} for key, value in attributes.items()]
 
 
+_SCALARS = (
+    (bool, "boolValue", bool),
+    (int, "intValue", str),
+    (float, "doubleValue", float),
+    (str, "stringValue", str),
+)
+
+
 def _any_value(value: Any) -> Json:
-    if value is None:
-        return {}
-    if isinstance(value, bool):
-        return {"boolValue": value}
-    if isinstance(value, int):
-        return {"intValue": str(value)}
-    if isinstance(value, float):
-        return {"doubleValue": value}
-    if isinstance(value, str):
-        return {"stringValue": value}
+    for kind, name, encoded in _SCALARS:
+        if isinstance(value, kind):
+            return {name: encoded(value)}
     if isinstance(value, Mapping):
         return {"kvlistValue": {"values": _pairs(value)}}
-    return {"arrayValue": {"values": [_any_value(item) for item in value]}}
+    return {} if value is None else {"arrayValue": {"values": [_any_value(it) for it in value]}}
 
 
 def _row(call: Call[Any], inside: Mapping[str, Any]) -> Json:

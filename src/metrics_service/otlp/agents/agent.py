@@ -70,7 +70,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
 
     def code_of(self, source: Source) -> str:
         """What sessions name the client of these items."""
-        return self.code or text(source.service) or "unknown"
+        return self.code or text(source.service.replace("\0", "")) or "unknown"
 
 
 def ignore(*_: object) -> None:
