@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from inbox import Inbox, Request, claude_logs, claude_spans, gen_ai_logs, gen_ai_spans, log, spanned
+from inbox import (
+    CLAUDE,
+    SECOND,
+    Inbox,
+    Request,
+    claude_logs,
+    claude_spans,
+    gen_ai_logs,
+    gen_ai_spans,
+    log,
+    spanned,
+)
+from vectors import T0, metrics, span, spans, sum_metric
 
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES
 
@@ -115,3 +127,47 @@ async def test_what_was_stored_without_content_gets_none_when_it_is_sent_again(i
 
     events = await inbox.fetch("SELECT content FROM session_events WHERE content IS NOT NULL")
     assert events == []
+
+
+async def test_values_beyond_measure_do_not_spoil_a_session(inbox):
+    huge = sum_metric("claude_code.token.usage", "", [({"session.id": "s", "type": "input"}, 9e18)])
+    odd = sum_metric("claude_code.token.usage", "", [({"session.id": "s", "type": "foo"}, 5)])
+
+    for start_ns in (T0, T0 + SECOND, T0 + 2 * SECOND):
+        for metric in (huge, odd):
+            point = {**metric, "sum": {**metric["sum"], "dataPoints": [
+                {**metric["sum"]["dataPoints"][0], "startTimeUnixNano": str(start_ns)}]}}  # fmt: skip
+            await inbox.send(("metrics", metrics(CLAUDE, "com.anthropic.claude_code", point)))
+
+    session = await inbox.session("s")
+    assert session.input_tokens == 0
+    (row,) = await inbox.fetch("SELECT count(*) AS points FROM counter_deltas")
+    assert row["points"] == 6
+
+
+async def test_a_session_called_like_a_trace_does_not_adopt_itself(inbox):
+    trace = "0" * 31 + "7"
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "x"}
+    orphan = span("execute_tool x", tool, trace_id=trace, span_id="00000000000000a1")
+    named = span("execute_tool x", {**tool, "session.id": f"trace:{trace}"}, trace_id=trace,
+                 span_id="00000000000000a2")  # fmt: skip
+
+    for one in (orphan, named, orphan):
+        await inbox.send(("traces", spans("any", None, one)))
+
+    session = await inbox.session(f"trace:{trace}", "any")
+    assert session.tool_call_count == 2
+
+
+async def test_a_row_of_another_session_is_left_alone(inbox):
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "x"}
+    mine = span("execute_tool x", {**tool, "gen_ai.conversation.id": "mine"})
+    theirs = span("execute_tool x", {**tool, "gen_ai.conversation.id": "theirs"}, status=2)
+
+    await inbox.send(("traces", spans("any", None, mine)), ("traces", spans("any", None, theirs)))
+
+    rows = await inbox.fetch("SELECT session_id, status FROM tool_metrics")
+    assert [row["session_id"] for row in rows] == [inbox.session_id("mine", "any")]
+    session = await inbox.session("mine", "any")
+    failed = sum(row["status"] == "error" for row in rows)
+    assert (session.tool_call_count, session.tool_error_count) == (1, failed)
