@@ -7,6 +7,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,30 @@ def serving(
     finally:
         process.terminate()
         process.wait(30)
+
+
+def mib(process: psutil.Process) -> float:
+    """The memory that it has resident."""
+    return float(process.memory_info().rss) / 2**20
+
+
+@contextmanager
+def watched(process: psutil.Process) -> Iterator[list[float]]:
+    """Look at the process every few milliseconds; the list holds the most it had."""
+    peak = [mib(process)]
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(0.005):
+            peak[0] = max(peak[0], mib(process))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def median(values: list[float]) -> float:

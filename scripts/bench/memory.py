@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from common import SOURCE, Running, database, load_tenants, serving, table
+from common import (
+    SOURCE,
+    Running,
+    database,
+    load_tenants,
+    mib,
+    serving,
+    table,
+    watched,
+)
 from load import batch_requests, drive, page_requests
 
 DATA_OF_MANY = Path("/tmp/metrics-bench-1000")  # noqa: S108 - as in `common`
@@ -41,15 +47,15 @@ def main() -> None:
         serving("service", addresses.runtime, source=chosen.source, data=chosen.data) as server,
     ):
         worker = server.worker()
-        rows.append(_row("started", worker, _mib(worker)))
+        rows.append(_row("started", worker, mib(worker)))
         for step in range(STEPS):
             requests = page_requests(tenants, chosen.requests // STEPS, seed=step)
-            with _watched(worker) as peak:
+            with watched(worker) as peak:
                 _send(server, requests, CONCURRENCY)
             rows.append(_row(f"{(step + 1) * len(requests):,} pages", worker, peak[0]))
         for number in range(chosen.bodies):
             body = batch_requests(tenants, 1, seed=number, size=ITEMS, metadata=FAT)
-            with _watched(worker) as peak:
+            with watched(worker) as peak:
                 _send(server, body, 1)
             size = len(body[0]) / 2**20
             rows.append(_row(f"body {number + 1}, {size:.1f} MiB", worker, peak[0]))
@@ -64,30 +70,7 @@ def _send(server: Running, requests: list[bytes], concurrency: int) -> None:
 
 def _row(after: str, worker: psutil.Process, peak: float) -> list[str]:
     verdict = "yes" if peak < TARGET_MIB else "**no**"
-    return [after, f"{_mib(worker):.0f}", f"{peak:.0f}", verdict]
-
-
-def _mib(process: psutil.Process) -> float:
-    return float(process.memory_info().rss) / 2**20
-
-
-@contextmanager
-def _watched(process: psutil.Process) -> Iterator[list[float]]:
-    """Look at the process every few milliseconds; the list holds the most it had."""
-    peak = [_mib(process)]
-    is_over = threading.Event()
-
-    def look() -> None:
-        while not is_over.wait(0.005):
-            peak[0] = max(peak[0], _mib(process))
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        is_over.set()
-        thread.join()
+    return [after, f"{mib(worker):.0f}", f"{peak:.0f}", verdict]
 
 
 if __name__ == "__main__":

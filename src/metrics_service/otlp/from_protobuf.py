@@ -22,7 +22,6 @@ from metrics_service.otlp.decoded import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_EVENTS,
-    MAX_PARTS,
     MAX_TIME_NS,
     Tally,
     is_span_id,
@@ -30,7 +29,7 @@ from metrics_service.otlp.decoded import (
     source_of,
     warn_of_attributes,
 )
-from metrics_service.otlp.density import check_density
+from metrics_service.otlp.density import DENSE_BYTES, check_density
 from metrics_service.otlp.items import (
     Attributes,
     LogItem,
@@ -163,7 +162,7 @@ def _points(source: Source, metric: Any, received_ns: int, tally: Tally) -> Iter
 
 
 def _parsed(kind: Any, body: bytes) -> Any:
-    if len(body) > 2 * MAX_PARTS:
+    if len(body) > DENSE_BYTES:
         check_density(body)
     try:
         return kind.FromString(body)
