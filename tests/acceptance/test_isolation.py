@@ -608,7 +608,9 @@ async def test_a_deleted_tenant_is_a_host_of_nobody_and_its_keys_never_live_agai
 
     assert gone_after < HOLDS_EVERYWHERE_AFTER_S
     problem = check_problem(await me(client), 404)
-    assert problem["detail"] == "nothing is served at this address; its host must be a tenant's domain"
+    assert (
+        problem["detail"] == "nothing is served at this address; its host must be a tenant's domain"
+    )
 
 
 async def test_a_domain_serves_within_two_seconds_of_being_added_and_no_longer_when_removed(

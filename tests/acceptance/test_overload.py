@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs, urlsplit
@@ -10,8 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from sqlalchemy import text
 
+from acceptance.export import JSON, SIGNALS, export, good
 from acceptance.talk import (
     check_problem,
+    check_status,
     dashboard,
     post_batch,
     rows_of,
@@ -21,6 +25,7 @@ from acceptance.talk import (
 )
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
+from metrics_service.http import limits, turns
 
 ME = "/api/v1/me"
 SESSIONS = "/api/v1/sessions"
@@ -32,13 +37,14 @@ IN_FLIGHT = 64
 class Slow:
     """A body that has begun and is not finished before it is told to."""
 
-    def __init__(self):
+    def __init__(self, beginning=b"["):
+        self._beginning = beginning
         self.begun = 0
         self.may_end = asyncio.Event()
 
     async def body(self) -> AsyncIterator[bytes]:
         self.begun += 1
-        yield b"["
+        yield self._beginning
         await self.may_end.wait()
         yield b"]"
 
@@ -174,6 +180,63 @@ async def test_strangers_cannot_use_up_a_tenants_places(client, new_tenant):
     assert (await client.get(ME, headers=tenant.headers)).status_code == 200
 
 
+# -- too much at once -------------------------------------------------------------------------------
+
+HELD = limits.MIB
+LARGE = HELD * 5 // 8
+
+
+def large(packed=False):
+    """A request of logs with much white space: plain, or small until it is inflated."""
+    body = json.dumps(good("logs")).encode() + b" " * LARGE
+    return gzip.compress(body) if packed else body
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content_Encoding": "gzip"}])
+async def test_a_tenants_bodies_are_held_up_to_a_limit_and_other_tenants_are_served(
+    open_app, new_tenant, monkeypatch, headers
+):
+    tenant, other = await new_tenant(), await new_tenant()
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", HELD)
+    slow, body = Slow(b"[" + b" " * LARGE), large(packed=bool(headers))
+    held_headers = {**tenant.headers, "Content-Type": JSON}
+    async with open_app() as client:
+        held = asyncio.create_task(
+            client.post(TOOL_BATCH, content=slow.body(), headers=held_headers)
+        )
+        await slow.all_begun(1)
+        refused = await export(client, tenant.headers, "logs", body, JSON, **headers)
+        small = await export(client, tenant.headers, "logs", good("logs"))
+        served = await export(client, other.headers, "logs", body, JSON, **headers)
+        slow.may_end.set()
+        first = await held
+        again = [
+            await export(client, tenant.headers, "logs", body, JSON, **headers) for _ in range(3)
+        ]
+
+    check_status(refused, 429)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.headers["connection"] == "close"
+    assert (small.status_code, served.status_code, first.status_code) == (200, 200, 200)
+    assert [answer.status_code for answer in again] == [200] * 3
+
+
+async def test_strangers_cannot_use_up_a_tenants_bytes(open_app, new_tenant, monkeypatch):
+    tenant = await new_tenant()
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", HELD)
+    slow = Slow(b" " * LARGE)
+    async with open_app() as client:
+        host = {"Host": tenant.headers["Host"]}
+        held = asyncio.create_task(client.post("/page", content=slow.body(), headers=host))
+        await slow.all_begun(1)
+        response = await export(client, tenant.headers, "logs", large(), JSON)
+        slow.may_end.set()
+        stranger = await held
+
+    assert response.status_code == 200
+    check_problem(stranger, 404)
+
+
 # -- guessing keys ----------------------------------------------------------------------------------
 
 
@@ -243,6 +306,50 @@ async def test_without_a_free_connection_it_is_503_and_then_it_is_over(
         check_problem(answer, 503)
         assert int(answer.headers["retry-after"]) >= 1
     assert (first.status_code, afterwards.status_code) == (200, 200)
+
+
+async def test_a_tenant_whose_writes_are_stuck_leaves_connections_to_the_others(
+    open_app, new_tenant, addresses
+):
+    tenant, other = await new_tenant(), await new_tenant()
+    changes = {"database_pool_max": 4, "database_pool_timeout_ms": 300}
+    async with open_app(**changes) as client:
+        async with locked(addresses, tenant, "metrics_sessions"):
+            stuck = [
+                asyncio.create_task(export(client, tenant.headers, "logs", good("logs")))
+                for _ in range(8)
+            ]
+            await asyncio.sleep(0.5)
+            served = await asyncio.gather(
+                export(client, other.headers, "logs", good("logs")),
+                client.get(SESSIONS, headers=other.headers),
+                client.get(DASHBOARDS, headers=tenant.headers),
+            )
+            is_stuck = not any(task.done() for task in stuck)
+        answers = await asyncio.gather(*stuck)
+
+    assert [answer.status_code for answer in served] == [200] * 3
+    assert is_stuck
+    assert [answer.status_code for answer in answers] == [200] * 8
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+async def test_an_export_that_has_no_turn_in_time_is_503_and_then_it_is_over(
+    open_app, new_tenant, addresses, monkeypatch, signal
+):
+    tenant = await new_tenant()
+    monkeypatch.setattr(turns, "PATIENCE_S", 0.2)
+    async with open_app(database_pool_max=2) as client:
+        async with locked(addresses, tenant, "metrics_sessions"):
+            first = asyncio.create_task(export(client, tenant.headers, "logs", good("logs")))
+            await asyncio.sleep(0.5)
+            refused = await export(client, tenant.headers, signal, good(signal))
+        stored = await first
+        afterwards = await export(client, tenant.headers, signal, good(signal))
+
+    check_status(refused, 503)
+    assert refused.headers["retry-after"] == "1"
+    assert (stored.status_code, afterwards.status_code) == (200, 200)
 
 
 @pytest.mark.parametrize("how", ["read", "batch", "session", "dashboards", "new dashboard"])

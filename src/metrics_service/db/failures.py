@@ -28,6 +28,13 @@ TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "58030"})
 # to end and has not noticed yet is an InternalClientError.
 BROKEN = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+# What is wrong with the values themselves, however often they are sent.
+VALUES_REFUSED = (
+    asyncpg.DataError,
+    asyncpg.CheckViolationError,
+    asyncpg.NotNullViolationError,
+)
+
 
 def driver_error(error: BaseException) -> BaseException:
     """What asyncpg said, whatever SQLAlchemy and the repositories put around it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Hashable
 from io import BytesIO
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from metrics_service.errors import (
     BodyTooLargeError,
     MetricsServiceError,
     RequestTimeoutError,
+    TooManyRequestsError,
     UnsupportedMediaTypeError,
 )
 from metrics_service.http import limits
@@ -29,10 +31,17 @@ from metrics_service.http.headers import adding, coding_of, content_type_of, val
 from metrics_service.http.inflate import Inflater, open_inflater
 from metrics_service.http.json_shape import check_json
 from metrics_service.http.problems import send_problem
+from metrics_service.http.throttle import HeldBytes
 
 _CLOSE = (b"connection", b"close")
 # How much is inflated before other requests have their turn.
 _TURN_BYTES = 1 * limits.MIB
+_NOT_READ_ON = (
+    BodyBrokenOffError,
+    BodyTooLargeError,
+    RequestTimeoutError,
+    TooManyRequestsError,
+)
 _REPLACED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
@@ -42,14 +51,22 @@ class BodyGuard:
     def __init__(self, app: ASGIApp, *, patience_s: float = limits.BODY_PATIENCE_S) -> None:
         self._app = app
         self._patience_s = patience_s
+        self._held = HeldBytes(limits.MAX_HELD_BYTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or scope.get("method") not in limits.BODY_METHODS:
             await self._app(scope, receive, send)
             return
+        # Until it is answered: what a body is parsed to takes at least as much.
+        with self._held.request(_whose(scope)) as hold:
+            await self._serve(scope, receive, send, hold)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, hold: Callable[[int], None]
+    ) -> None:
         try:
-            body = await read_body(scope, receive, patience_s=self._patience_s)
-        except (BodyBrokenOffError, RequestTimeoutError, BodyTooLargeError) as error:
+            body = await read_body(scope, receive, patience_s=self._patience_s, hold=hold)
+        except _NOT_READ_ON as error:
             # The rest of the body may still be on its way: nothing after it can be a request.
             await send_problem(error, scope, adding(send, _CLOSE))
             return
@@ -63,13 +80,21 @@ class BodyGuard:
         await self._app(scope, replayed, send)
 
 
-async def read_body(scope: Scope, receive: Receive, *, patience_s: float) -> bytes:
+def _whose(scope: Scope) -> Hashable:
+    tenant = scope.get("state", {}).get("tenant")
+    # Strangers are counted apart: they cannot use up what is the tenant's.
+    return None if tenant is None else (tenant.id, "user" in scope)
+
+
+async def read_body(
+    scope: Scope, receive: Receive, *, patience_s: float, hold: Callable[[int], None]
+) -> bytes:
     """The decoded body, checked as far as its path asks for."""
     path = limits.routed_path(scope["path"])
     coding = coding_of(values_of(scope["headers"], b"content-encoding"))
     if coding is None:
         raise UnsupportedMediaTypeError("Content-Encoding must be gzip, deflate, zstd or identity")
-    body = _Body(path, None if coding == "identity" else open_inflater(coding))
+    body = _Body(path, None if coding == "identity" else open_inflater(coding), hold)
     await _receive_all(receive, body, patience_s)
     whole = body.whole()
     if whole and limits.takes_json(path):
@@ -80,10 +105,11 @@ async def read_body(scope: Scope, receive: Receive, *, patience_s: float) -> byt
 class _Body:
     """A body in the making: bounded as it arrives and as it inflates, and held only once."""
 
-    def __init__(self, path: str, inflater: Inflater | None) -> None:
+    def __init__(self, path: str, inflater: Inflater | None, hold: Callable[[int], None]) -> None:
         self._path = path
         self._limit = limits.max_body_bytes(path)
         self._inflater = inflater
+        self._hold = hold
         self._arrived = 0
         # Gives its memory away at the end instead of copying it, unlike a list that is joined.
         self._decoded = BytesIO()
@@ -92,12 +118,11 @@ class _Body:
         self._arrived += len(chunk)
         self._check(self._arrived)
         if self._inflater is None:
-            self._decoded.write(chunk)
+            self._keep(chunk)
             return
         turn = self._decoded.tell() + _TURN_BYTES
         for piece in self._inflater.feed(chunk):
-            self._decoded.write(piece)
-            self._check(self._decoded.tell())
+            self._keep(piece)
             if self._decoded.tell() >= turn:
                 # A chunk can inflate for long; other requests have their turn meanwhile.
                 await asyncio.sleep(0)
@@ -107,6 +132,12 @@ class _Body:
         if self._inflater is not None:
             self._inflater.finish()
         return self._decoded.getvalue()
+
+    def _keep(self, piece: bytes) -> None:
+        # In this order: what is too large for any request is not worth another attempt.
+        self._check(self._decoded.tell() + len(piece))
+        self._hold(len(piece))
+        self._decoded.write(piece)
 
     def _check(self, size: int) -> None:
         if size > self._limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from metrics_service.db.tenancy import (
 )
 from metrics_service.errors import ForbiddenError, InvalidQueryError
 from metrics_service.http.sealing import Sealer
+from metrics_service.http.turns import Turns
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.tenants.authenticate import Principal
@@ -38,6 +40,10 @@ class Database(msgspec.Struct, frozen=True):
     signer: CursorSigner
     tool_names: ToolNames
     telemetry: TelemetryWriter
+    turns: Turns
+    """To write telemetry."""
+    large_reads: Turns
+    large_read: asyncio.Lock
     tenant_settings: SettingsDirectory
     sealer: Sealer
     query_timeout_ms: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from metrics_service.db.engine import runtime_engine, warm
 from metrics_service.db.pages import CursorSigner
 from metrics_service.http.dependencies import Database
 from metrics_service.http.sealing import Sealer
+from metrics_service.http.turns import Turns
 from metrics_service.ingest.prices import load_prices
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
@@ -70,6 +72,10 @@ def lay_foundation(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> 
         signer=CursorSigner(secret),
         tool_names=tool_names,
         telemetry=TelemetryWriter(tool_names, load_prices(settings.prices_file)),
+        # Half of the pool: a tenant whose writes are stuck leaves connections to the others.
+        turns=Turns(max(1, settings.database_pool_max // 2)),
+        large_reads=Turns(1),
+        large_read=asyncio.Lock(),
         tenant_settings=SettingsDirectory(engine),
         sealer=Sealer(secret),
         query_timeout_ms=settings.database_query_timeout_ms,

@@ -17,6 +17,8 @@ BODY_PATIENCE_S = 30.0
 MAX_BODY_BYTES = 1 * MIB
 MAX_BATCH_BYTES = 20 * MIB
 MAX_OTLP_BYTES = 64 * MIB
+# Of all bodies of a tenant that a process holds together: four of the largest.
+MAX_HELD_BYTES = 256 * MIB
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})

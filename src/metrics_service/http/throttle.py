@@ -101,6 +101,41 @@ class InFlight:
             self._under_way[tenant] = count
 
 
+class HeldBytes:
+    """Counts the bytes of a tenant's bodies in this process, so that one cannot fill its memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: dict[Hashable, int] = {}
+
+    @contextmanager
+    def request(self, tenant: Hashable) -> Iterator[Callable[[int], None]]:
+        """Give a function that counts bytes before they are held; all are given back in the end.
+
+        It raises `TooManyRequestsError` where they are more than the tenant may hold.
+        """
+        own = 0
+
+        def hold(size: int) -> None:
+            nonlocal own
+            held = self._held.get(tenant, 0) + size
+            if held > self._limit:
+                raise TooManyRequestsError("too many bytes at the same time", retry_after_s=1)
+            self._held[tenant] = held
+            own += size
+
+        try:
+            yield hold
+        finally:
+            if own:
+                self._release(tenant, own)
+
+    def _release(self, tenant: Hashable, size: int) -> None:
+        held = self._held.pop(tenant) - size
+        if held:
+            self._held[tenant] = held
+
+
 def client_address(scope: Scope, trusted_proxies: Sequence[Network]) -> str:
     """The address that the request came from, as far as trusted proxies vouch for it."""
     client = scope.get("client")

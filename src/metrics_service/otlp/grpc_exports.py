@@ -57,6 +57,8 @@ SIGNALS: dict[str, Signal] = {
 MAX_CALLS = 256
 # Threads for calls over the limit: they need one for a moment, to be told to come again.
 SPARE_THREADS = 16
+# Each holds a message of up to 64 MiB: fewer than requests over HTTP, whose bytes are counted.
+EXPORTS_A_TENANT = 8
 # gRPC shows no progress within a message, so this is for all of it.
 MESSAGE_PATIENCE_S = 60.0
 
@@ -109,7 +111,7 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         self._trusted_proxies = trusted_proxies
         self._loop = loop
         self._calls = threading.BoundedSemaphore(MAX_CALLS)
-        self._in_flight = InFlight()
+        self._in_flight = InFlight(EXPORTS_A_TENANT)
         self._in_flight_lock = threading.Lock()
 
     def service(self, handler_call_details: Any) -> Any:
