@@ -38,10 +38,10 @@ const modelCalls = [
   { at: 4.6, ms: 700, input: 1900, cached: 1400, output: 25, thoughts: 10 },
 ];
 const toolCalls = [
-  { at: 1.2, ms: 12, tool: "read_file", args: { absolute_path: "/work/app.py" } },
-  { at: 3.2, ms: 8, tool: "read_file", args: { absolute_path: "/work/none.py" }, failed: true },
+  { at: 1.2, ms: 12, tool: "read_file", args: { absolute_path: "/src/app.py" } },
+  { at: 3.2, ms: 8, tool: "read_file", args: { absolute_path: "/src/none.py" }, failed: true },
   { at: 3.3, ms: 950, tool: "run_shell_command", args: { command: "pytest -q" } },
-  { at: 4.3, ms: 30, tool: "replace", args: { file_path: "/work/app.py" }, added: 7, removed: 2 },
+  { at: 4.3, ms: 30, tool: "replace", args: { file_path: "/src/app.py" }, added: 7, removed: 2 },
 ];
 const ends = 5.5;
 

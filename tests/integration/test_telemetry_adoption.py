@@ -139,9 +139,9 @@ async def test_sending_what_was_adopted_again_changes_nothing(inbox):
 async def test_two_agents_in_one_trace_are_adopted_by_the_session_that_is_named(inbox):
     requests = [
         gen_ai_spans(gen_ai_tool(1)),
-        gen_ai_spans(gen_ai_tool(2), gen_ai_turn(5), service="its-helper"),
+        gen_ai_spans(gen_ai_tool(2), gen_ai_turn(5), service="its-reviewer"),
         gen_ai_spans(gen_ai_turn(3, session="s")),
-        gen_ai_spans(gen_ai_tool(4), service="its-helper"),
+        gen_ai_spans(gen_ai_tool(4), service="its-reviewer"),
     ]
 
     await inbox.send(*requests)

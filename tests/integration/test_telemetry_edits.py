@@ -26,8 +26,13 @@ from vectors import logs, spans, sum_metric
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.ingest.records import SessionRecord
 from metrics_service.ingest.write import write_sessions
-from metrics_service.sessions.repository import change_session, delete_session
-from metrics_service.sessions.schemas import SessionPatch
+from metrics_service.sessions.repository import (
+    change_session,
+    delete_session,
+    fetch_sessions,
+    session_view,
+)
+from metrics_service.sessions.schemas import SessionPatch, SessionQuery
 
 GEMINI = "gemini-cli"
 ADA = "ada@example.com"
@@ -92,10 +97,11 @@ def gemini(name: str, at_s: float, **said: Any) -> Request:
 
 
 async def ended_at(inbox: Inbox) -> float | None:
-    found = await inbox.session("s", GEMINI)
-    if found.ended_at is None:
+    """Seconds after its start, as it is stored: readers also see it end when it is idle."""
+    (found,) = await inbox.fetch("SELECT started_at, ended_at FROM metrics_sessions")
+    if found["ended_at"] is None:
         return None
-    return (found.ended_at - found.started_at).total_seconds()
+    return (found["ended_at"] - found["started_at"]).total_seconds()
 
 
 async def test_a_session_that_says_so_has_ended(inbox):
@@ -148,6 +154,30 @@ async def test_an_end_that_people_set_stays(inbox):
     await inbox.send(gemini("end_session", 60), gemini("user_prompt", 300))
 
     assert await ended_at(inbox) == 30
+
+
+async def test_a_session_is_over_when_nothing_happened_for_half_an_hour(inbox):
+    await inbox.send(gemini("user_prompt", 0), gemini("user_prompt", 40))
+    idle = await inbox.session("s", GEMINI)
+    await inbox.execute("UPDATE metrics_sessions SET last_event_at = now() - interval '20 minutes'")
+    working = await inbox.session("s", GEMINI)
+
+    assert (idle.status, idle.end_reason) == ("closed", "idle")
+    assert idle.ended_at - idle.started_at == timedelta(seconds=40)
+    assert (working.status, working.end_reason, working.ended_at) == ("open", None, None)
+
+
+@pytest.mark.parametrize("status", ["open", "closed"])
+async def test_the_filter_by_status_agrees_with_what_is_shown(inbox, status):
+    await inbox.send(gemini("user_prompt", 0))
+    if status == "open":
+        await inbox.execute("UPDATE metrics_sessions SET last_event_at = now()")
+
+    async with tenant_connection(inbox.engine, TenantContext(inbox.tenant_id)) as connection:
+        query = SessionQuery(status=status)
+        rows = await fetch_sessions(connection, query, after=None, limit=5, offset=0)
+
+    assert [session_view(row).status for row in rows] == [status]
 
 
 # -- beside the JSON API ----------------------------------------------------------------------------

@@ -432,7 +432,7 @@ INTERPOLATED: dict[str, set[str]] = {
         "COLUMNS", "order", "where", "where.bind(limit)", "where.bind(offset)",
     },
     "src/metrics_service/sessions/repository.py": {
-        "', '.join(changes)", "COLUMNS", "TABLES", "order", "table", "where",
+        "', '.join(changes)", "COLUMNS", "IS_IDLE", "TABLES", "order", "table", "where",
         "where.bind(limit)", "where.bind(offset)",
     },
     "src/metrics_service/tenants/keys.py": {"OWNER"},

@@ -27,7 +27,7 @@ from metrics_service.ingest.parts import (
     resolve,
     signal_of,
 )
-from metrics_service.ingest.rows import ROWS_A_STATEMENT, as_json, encode, pieces
+from metrics_service.ingest.rows import array, as_json, batched_ids, encode, pieces
 from metrics_service.ingest.session_state import Figures, add
 from metrics_service.ingest.telemetry import Call
 
@@ -62,12 +62,10 @@ class Calls(msgspec.Struct, Generic[PartT]):
         places: Mapping[UUID, Place],
     ) -> None:
         """Store the calls, each counted once; `places` has every session that they name."""
-        row_ids = sorted(calls)
         new: set[int] = set()
-        for start in range(0, len(row_ids), ROWS_A_STATEMENT):
+        for row_ids in batched_ids(calls):
             # Rows are made piece by piece: those of a large request are never there all at once.
-            piece = row_ids[start : start + ROWS_A_STATEMENT]
-            new |= await self._insert(connection, piece, calls, places)
+            new |= await self._insert(connection, row_ids, calls, places)
         known = {row_id: call for row_id, call in calls.items() if row_id not in new}
         if known:
             await self._join(connection, known, places)
@@ -94,9 +92,8 @@ class Calls(msgspec.Struct, Generic[PartT]):
             rows.append(_row(row_id, call, head, row, others, is_counted=is_counted))
             if place is not None and is_counted:
                 added.append((row_id, place, self.figures(row)))
-        new: set[int] = set()
-        for piece in pieces(rows):
-            new |= {record["id"].int for record in await connection.fetch(self.table.insert, piece)}
+        found = await connection.fetch(self.table.insert, array(rows))
+        new = {record["id"].int for record in found}
         for row_id, place, figures in added:
             if row_id in new:
                 add(place.figures, figures)

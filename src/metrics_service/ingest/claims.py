@@ -16,11 +16,10 @@ import msgspec
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.people import users_by_email
 from metrics_service.ingest.rows import as_json
-from metrics_service.ingest.telemetry import CLAIMS, row_id_of
+from metrics_service.ingest.telemetry import row_id_of
 
 OWNER = "key"
 EMAIL = "email"
-_EMAILS = frozenset({"user.email", "cursor.user.email"})
 MAX_EMAIL = 254
 
 _is_email = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+").fullmatch
@@ -63,7 +62,21 @@ def best_claim(said: Mapping[str, tuple[int, Any]]) -> Claim | None:
     return None
 
 
-_ORDER = (OWNER, "user.email", "cursor.user.email", *CLAIMS[2:])
+# The best first; behind it nothing else is asked.
+_ORDER = (
+    OWNER,
+    "user.email",
+    "cursor.user.email",
+    "enduser.id",
+    "user.account_uuid",
+    "user.account_id",
+    "gen_ai.user.id",
+    "cursor.user.id",
+    "ai.telemetry.metadata.userId",
+    "enduser.pseudo.id",
+    "user.id",
+    "installation.id",
+)
 # Behind a gateway the subject of the identity provider stands where an installation's id would be.
 _ORDER_AT_GATEWAY = tuple(
     kind

@@ -54,7 +54,6 @@ class ToolPart(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     span_id: str | None = None
     parent_span_id: str | None = None
     tool_kind: str | None = None
-    tool_category: str | None = None
     mcp_server: str | None = None
     mcp_tool: str | None = None
     skill_name: str | None = None
@@ -137,6 +136,9 @@ DETAILS = "details"
 ORDER = (RESULT, EXECUTION, SPAN, DETAILS, DECISION, WAIT)
 LOG_PARTS = frozenset({RESULT, DETAILS, DECISION})
 
+UNDONE = {"reject": "rejected", "cancel": "cancelled"}
+"""What becomes of a call that was not allowed to run."""
+
 _BY_DECISION = (DECISION, RESULT, WAIT, EXECUTION, SPAN)
 _BY_SPAN = (SPAN, EXECUTION, RESULT, DETAILS, DECISION, WAIT)
 _BY_RUN = (EXECUTION, RESULT, SPAN, DETAILS, DECISION, WAIT)
@@ -188,9 +190,9 @@ def _standing(part: Part) -> tuple[float, bytes]:
 def resolve(parts: Mapping[str, PartT]) -> PartT:
     """The row that follows from the parts: each value from the most trusted that has it."""
     row = next(iter(parts.values())) if len(parts) == 1 else _joined(parts)
-    if isinstance(row, ToolPart) and row.status != "success" and row.decision in _UNDONE:
+    if isinstance(row, ToolPart) and row.status != "success" and row.decision in UNDONE:
         # What was not allowed to run did not fail.
-        status = _UNDONE[row.decision]
+        status = UNDONE[row.decision]
         return row if row.status == status else msgspec.structs.replace(row, status=status)
     return row
 
@@ -220,9 +222,6 @@ def is_told(row: PartT, parts: Mapping[str, PartT]) -> bool:
     return isinstance(part, ModelPart) and part == msgspec.structs.replace(
         row, cost_usd_micros=part.cost_usd_micros
     )
-
-
-_UNDONE = {"reject": "rejected", "cancel": "cancelled"}
 
 
 def signal_of(parts: Mapping[str, Part]) -> str:

@@ -40,22 +40,6 @@ Counted = Literal["prompt_count", "turn_count", "compactions"]
 Key = str | tuple[str, str]
 """A name within the session, or the trace and span ids of what has no other name."""
 
-# Who did it, the best claim first; with an IdP behind a gateway `user.id` ranks with the account.
-CLAIMS = (
-    "key",
-    "user.email",
-    "enduser.id",
-    "user.account_uuid",
-    "user.account_id",
-    "gen_ai.user.id",
-    "cursor.user.id",
-    "ai.telemetry.metadata.userId",
-    "enduser.pseudo.id",
-    "user.id",
-    "installation.id",
-)
-CLAIM_RANK = {kind: rank for rank, kind in enumerate(CLAIMS)}
-
 
 def instant(time_ns: int) -> datetime:
     """The moment that nanoseconds since 1970 name, to the microsecond."""
@@ -227,7 +211,6 @@ class Telemetry:
         `span` are the trace and span ids by which parts inside know the call.
         """
         row_id = self._id("tool", session, agent, key)
-        part.status = part.status if part.status != "unknown" else None
         part.exit_code = _small(part.exit_code)
         rank = _rank(rank, session, key, name)
         _add(self.tools, row_id, session, agent, name, part, rank)
@@ -237,7 +220,6 @@ class Telemetry:
     def inside_tool(self, agent: str, span: tuple[str, str], name: str, part: ToolPart) -> None:
         """Add part `name` of the tool call whose span has these trace and span ids."""
         row_id = self._id("tool", None, agent, span)
-        part.status = part.status if part.status != "unknown" else None
         join_parts(self.inside.setdefault(row_id, {}), {name: part})
 
     def model(

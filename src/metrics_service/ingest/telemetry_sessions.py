@@ -115,7 +115,8 @@ UPDATE metrics_sessions s SET
     active_seconds_agent = s.active_seconds_agent + coalesce(r.active_seconds_agent, 0),
     updated_at = now()
 FROM json_to_recordset($1::json) AS r(
-    id uuid, started_at timestamptz, last_event_at timestamptz, ended_at timestamptz, user_id uuid, user_key text, user_key_kind text, claims jsonb,
+    id uuid, started_at timestamptz, last_event_at timestamptz, ended_at timestamptz,
+    user_id uuid, user_key text, user_key_kind text, claims jsonb,
     resource jsonb, parent_session_id uuid, signals text[], telemetry jsonb, session_type text,
     repository text, branch text, team text, project text, environment text, commit_sha text,
     cost_center text, start_type text, end_reason text, agent_version text, entrypoint text,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -85,7 +85,7 @@ def logs_from_json(body: bytes, received_ns: int, tally: Tally) -> Iterator[LogI
                 _time(record.observed_time_unix_nano),
                 received_ns,
                 event_name=record.event_name or "",
-                body=_value(record.body, 0) if record.body is not None else None,
+                body=_value(record.body, 0),
                 severity=_whole(record.severity_number) or 0,
                 trace_id=_hex(record.trace_id, 32),
                 span_id=_hex(record.span_id, 16),
@@ -208,7 +208,7 @@ def _parsed(decoder: Any, body: bytes) -> Any:
         return decoder.decode(body)
     except msgspec.ValidationError:
         # One item may be to blame: then the others are not.
-        return _decoded(_RAW.decode, body)
+        return _of_raw_items(body)
     except UnicodeDecodeError:
         return _parsed(decoder, body.decode("utf-8", "replace").encode())
     except (msgspec.DecodeError, RecursionError, ValueError):
@@ -219,9 +219,9 @@ def _parsed(decoder: Any, body: bytes) -> Any:
         return _parsed(decoder, mended)
 
 
-def _decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+def _of_raw_items(body: bytes) -> Any:
     try:
-        return decode(body)
+        return _RAW.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
         raise _malformed() from None
 
@@ -244,9 +244,9 @@ def _each(items: list[Any] | None, kind: type[T], tally: Tally) -> Iterator[T]:
 
 
 def _sources(
-    groups: list[Group[Any]] | None, scopes: str, tally: Tally
+    groups: list[Group[Any]], scopes: str, tally: Tally
 ) -> Iterator[tuple[Source, Scoped[Any]]]:
-    for group in groups or ():
+    for group in groups:
         resource = _attributes(group.resource.attributes if group.resource else None, tally)
         found = getattr(group, scopes) or ()
         tally.count(1 + len(found))
@@ -263,9 +263,8 @@ def _attributes(pairs: Pairs, tally: Tally) -> Attributes:
         pairs = pairs[:MAX_ATTRIBUTES]
     for pair in pairs or ():
         value = pair.value
-        if value is None:
-            found[pair.key] = None
-        elif value.string_value is not None:
+        if value is not None and value.string_value is not None:
+            # As nearly all of them are.
             found[pair.key] = value.string_value
         else:
             found[pair.key] = _value(value, 0)

@@ -5,14 +5,13 @@ Each function takes any attribute value and returns None for one that it cannot 
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime
 from math import isfinite
 from typing import Any
 
 import msgspec
 
-from metrics_service.ingest.content import REDACTED, size
+from metrics_service.ingest.content import REDACTED
 from metrics_service.ingest.telemetry import EPOCH
 from metrics_service.otlp.items import Value
 
@@ -139,14 +138,3 @@ def nanoseconds(value: Value) -> int | None:
     # A number says its unit by its size: seconds are ten digits in our time, milliseconds thirteen.
     factor = 10**9 if found < 1e11 else 10**6 if found < 1e14 else 10**3 if found < 1e17 else 1
     return int(found * factor)
-
-
-def encoded(value: bytes) -> str:
-    """Bytes as the text that JSON has for them."""
-    return base64.b64encode(value).decode()
-
-
-__all__ = [
-    "content", "count", "encoded", "flag", "mapping", "milliseconds", "nanoseconds", "number",
-    "parsed", "seconds", "size", "strings", "text",
-]  # fmt: skip

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from metrics_service.ingest.parts import ModelPart
 from metrics_service.otlp.items import Value
+from metrics_service.otlp.values import flag
 
 # On every item of some client, and kept with the session: not worth repeating with each call.
 SESSION_COLUMNS: dict[str, str] = {
@@ -86,6 +87,7 @@ STANDARD: frozenset[str] = (
     | {"event.name", "event.timestamp", "event.sequence", "prompt.id"}
 )
 
+MAX_WORD = 64
 _ONCE = "user_once"
 _ALWAYS = "user_always"
 # Who or what decided; whoever else it was is taken for a person.
@@ -117,9 +119,6 @@ def decided(decision: Value, source: Value = None) -> tuple[str | None, str | No
     return _decided(decision[:MAX_WORD], source[:MAX_WORD] if isinstance(source, str) else "")
 
 
-MAX_WORD = 64
-
-
 @lru_cache(maxsize=1024)
 def _decided(decision: str, source: str) -> tuple[str | None, str | None]:
     by = source.lower()
@@ -133,6 +132,12 @@ def _decided(decision: str, source: str) -> tuple[str | None, str | None]:
         if word.startswith(beginnings):
             return ours, mode or mode_by_source
     return None, None
+
+
+def ended(success: Value) -> str | None:
+    """The status of a call by the client's word on whether it succeeded; None where it has none."""
+    known = flag(success)
+    return None if known is None else "success" if known else "error"
 
 
 def micros(millionths: Value, dollars: Value = None) -> int | None:

@@ -15,8 +15,13 @@ from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.sessions.schemas import SessionPatch, SessionQuery, SessionUser, SessionView
 
-COLUMNS = """
-    s.id, s.agent, s.external_id, s.session_type, s.started_at, s.ended_at, s.user_id,
+# Agents seldom say that they end: a session of telemetry is over when nothing happened for a while, and
+# goes on when something does. Decided when it is read, so nobody has to come by and close it.
+IS_IDLE = "s.telemetry IS NOT NULL AND s.last_event_at < now() - interval '30 minutes'"
+
+COLUMNS = f"""
+    s.id, s.agent, s.external_id, s.session_type, s.started_at,
+    coalesce(s.ended_at, CASE WHEN {IS_IDLE} THEN s.last_event_at END) AS ended_at, s.user_id,
     u.email AS user_email, u.name AS user_name, s.repository, s.branch, s.team,
     ARRAY(SELECT t.tag FROM session_tags t
           WHERE t.tenant_id = s.tenant_id AND t.session_id = s.id ORDER BY t.tag) AS tags,
@@ -25,7 +30,9 @@ COLUMNS = """
     s.lines_removed, s.created_at, s.updated_at, s.tool_reject_count, s.model_error_count,
     s.cache_read_tokens, s.cache_write_tokens, s.reasoning_tokens, s.prompt_count, s.turn_count,
     s.compactions, s.commits, s.pull_requests, s.active_seconds_user, s.active_seconds_agent,
-    s.signals, s.is_subagent, s.parent_session_id, s.start_type, s.end_reason, s.project,
+    s.signals, s.is_subagent, s.parent_session_id, s.start_type,
+    coalesce(s.end_reason, CASE WHEN s.ended_at IS NULL AND {IS_IDLE} THEN 'idle' END) AS end_reason,
+    s.project,
     s.environment, s.commit_sha, s.cost_center, s.workspace_paths, s.agent_version, s.entrypoint,
     s.terminal_type, s.os_type, s.os_version, s.host_arch, s.surface, s.permission_mode,
     s.sandbox_policy, s.approval_policy, s.reasoning_effort, s.user_key, s.user_key_kind,
@@ -72,7 +79,10 @@ DELETE FROM trace_sessions WHERE trace_id IN (
     SELECT trace_id FROM trace_sessions WHERE session_id = $1 FOR UPDATE SKIP LOCKED)
 """
 
-STATUS = {"open": "s.ended_at IS NULL", "closed": "s.ended_at IS NOT NULL"}
+STATUS = {
+    "open": f"s.ended_at IS NULL AND NOT ({IS_IDLE})",
+    "closed": f"(s.ended_at IS NOT NULL OR ({IS_IDLE}))",
+}
 
 
 def _where(query: SessionQuery) -> Where:

@@ -272,7 +272,7 @@ def test_what_is_no_agents_item_has_only_a_conversation_for_a_session(attributes
 
 def test_an_agents_span_is_a_turn_and_its_totals_are_added_to_nothing():
     agent = span(
-        "invoke_agent helper",
+        "invoke_agent reviewer",
         {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.conversation.id": "c-1",

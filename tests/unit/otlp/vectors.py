@@ -122,17 +122,6 @@ def sum_metric(
     return {"name": name, "unit": unit, "sum": {**about, "dataPoints": data}}
 
 
-def gauge_metric(
-    name: str,
-    unit: str,
-    points: Sequence[tuple[Attributes, float]],
-    *,
-    time_ns: int = T0 + 60_000 * MS,
-) -> Json:
-    data = [_number(attributes, value, 0, time_ns) for attributes, value in points]
-    return {"name": name, "unit": unit, "gauge": {"dataPoints": data}}
-
-
 def histogram_metric(
     name: str,
     unit: str,

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import msgspec
 
 from metrics_service.ingest.telemetry import SessionPart, Telemetry
-from metrics_service.otlp.items import LogItem, Source, SpanItem
+from metrics_service.otlp.items import LogItem, Source, SpanItem, Value
 from metrics_service.otlp.values import text
 
 LogMapper: TypeAlias = Callable[[LogItem, SessionPart | None, Telemetry], None]
@@ -29,7 +29,7 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """The client's words for kinds in ours; None: a total of the others, not stored."""
     fixed_kind: str | None = None
     """The kind, where the metric's name says it."""
-    status: Callable[[Mapping[str, object]], str | None] | None = None
+    status: Callable[[Mapping[str, Value]], str | None] | None = None
     tool: str = "tool_name"
     model: str = "model"
     language: str = "language"
@@ -57,7 +57,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     content: frozenset[str] = frozenset()
     """Attributes with prompts, arguments or outputs, besides those of the conventions."""
     has_resource_session: bool = True
-    """Whether `session.id` of the resource is a session of work."""
+    """Whether `session.id` of the resource is a session as we mean it."""
     deaf: frozenset[str] = frozenset()
     """Attributes that with this client mean something else, and say nothing of the session."""
 

@@ -13,6 +13,7 @@ from metrics_service.ingest.parts import (
     EXECUTION,
     RESULT,
     SPAN,
+    UNDONE,
     WAIT,
     ModelPart,
     ToolPart,
@@ -22,6 +23,7 @@ from metrics_service.otlp.agents.agent import Agent, Metric
 from metrics_service.otlp.agents.events import keep_log, keep_span, log_key
 from metrics_service.otlp.items import Attributes, LogItem, SpanItem
 from metrics_service.otlp.values import (
+    MAX_TEXT,
     content,
     count,
     flag,
@@ -30,7 +32,7 @@ from metrics_service.otlp.values import (
     strings,
     text,
 )
-from metrics_service.otlp.words import STANDARD, decided, micros, model_tokens
+from metrics_service.otlp.words import STANDARD, decided, ended, micros, model_tokens
 
 CODE = "claude-code"
 
@@ -94,7 +96,6 @@ def tool_result(item: LogItem, session: SessionPart | None, out: Telemetry) -> N
     name = text(get("tool_name"))
     duration_ms = milliseconds(get("duration_ms"))
     given = mapping(a["tool_parameters"]) if "tool_parameters" in a else {}
-    success = flag(get("success"))
     decision_raw, source_raw = text(get("decision_type")), text(get("decision_source"))
     decision, mode = decided(decision_raw, source_raw)
     ended_at = instant(item.time_ns)
@@ -103,9 +104,9 @@ def tool_result(item: LogItem, session: SessionPart | None, out: Telemetry) -> N
         started_at=ended_at - timedelta(milliseconds=duration_ms) if duration_ms else ended_at,
         ended_at=ended_at,
         duration_ms=duration_ms,
-        status=None if success is None else "success" if success else "error",
+        status=ended(get("success")),
         error_type=text(get("error_type")),
-        error_message=text(get("error"), 8192),
+        error_message=text(get("error"), MAX_TEXT),
         decision=decision,
         decision_mode=mode,
         decision_raw=decision_raw,
@@ -138,7 +139,7 @@ def tool_decision(item: LogItem, session: SessionPart | None, out: Telemetry) ->
         tool_name=text(a.get("tool_name")),
         started_at=instant(item.time_ns),
         # A rejected call has no result: the decision is all that will ever be said of it.
-        status={"reject": "rejected", "cancel": "cancelled"}.get(decision or "", "unknown"),
+        status=UNDONE.get(decision or ""),
         decision=decision,
         decision_mode=mode,
         decision_raw=text(a.get("decision")),
@@ -182,7 +183,7 @@ def _request(item: LogItem, session: SessionPart | None, out: Telemetry, status:
     if status == "error":
         part.http_status = count(a.get("status_code"))
         part.error_type = f"http_{part.http_status}" if part.http_status else "connection"
-        part.error_message = text(a.get("error"), 8192)
+        part.error_message = text(a.get("error"), MAX_TEXT)
         part.attempts = count(a.get("attempt")) or None
     else:
         model_tokens(
@@ -251,7 +252,7 @@ def request_span(item: SpanItem, session: SessionPart | None, out: Telemetry) ->
         ttft_ms=milliseconds(a.get("ttft_ms")),
         status="error" if has_failed else "success",
         http_status=count(a.get("status_code")),
-        error_message=text(a.get("error"), 8192),
+        error_message=text(a.get("error"), MAX_TEXT),
         attempts=count(a.get("attempt")) or None,
         finish_reasons=strings(a.get("gen_ai.response.finish_reasons") or a.get("stop_reason")),
         request_id=request_id,
@@ -315,7 +316,7 @@ def execution_span(item: SpanItem, session: SessionPart | None, out: Telemetry) 
         ended_at=instant(item.end_ns),
         duration_ms=item.duration_ms if duration_ms is None else duration_ms,
         status="error" if has_failed else "success",
-        error_message=text(a.get("error"), 8192),
+        error_message=text(a.get("error"), MAX_TEXT),
         external_call_id=_tool_span_key(item),
     )
     _inside(item, session, out, EXECUTION, part)
@@ -329,7 +330,7 @@ def blocked_span(item: SpanItem, session: SessionPart | None, out: Telemetry) ->
         tool_name=text(a.get("tool_name")),
         started_at=instant(item.start_ns),
         wait_ms=item.duration_ms if wait_ms is None else wait_ms,
-        status={"reject": "rejected", "cancel": "cancelled"}.get(decision or ""),
+        status=UNDONE.get(decision or ""),
         decision=decision,
         decision_mode=mode,
         decision_raw=text(a.get("decision")),

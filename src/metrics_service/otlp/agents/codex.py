@@ -6,9 +6,8 @@ Sources: github.com/openai/codex `codex-rs/otel/src` up to 0.155; the wire of Co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from metrics_service.ingest.content import rest
+from metrics_service.ingest.content import rest, size
 from metrics_service.ingest.parts import (
     DECISION,
     EXECUTION,
@@ -17,15 +16,17 @@ from metrics_service.ingest.parts import (
     RESULT,
     SPAN,
     TRACES,
+    UNDONE,
     ModelPart,
     ToolPart,
 )
 from metrics_service.ingest.telemetry import SessionPart, Telemetry, instant
 from metrics_service.otlp.agents.agent import Agent, Metric, ignore
 from metrics_service.otlp.agents.events import keep_log, keep_span, log_key
+from metrics_service.otlp.agents.genai import call_status
 from metrics_service.otlp.items import Attributes, LogItem, SpanEvent, SpanItem, Value
-from metrics_service.otlp.values import content, count, flag, milliseconds, size, text
-from metrics_service.otlp.words import STANDARD, decided, model_tokens
+from metrics_service.otlp.values import MAX_TEXT, content, count, milliseconds, text
+from metrics_service.otlp.words import STANDARD, decided, ended, model_tokens
 
 CODE = "codex"
 
@@ -72,7 +73,6 @@ _exit_code = re.compile(
 def _result(a: Attributes, time_ns: int) -> ToolPart:
     """What the record of a result says, and the event in a span that repeats it."""
     duration_ms = milliseconds(a.get("duration_ms"))
-    success = flag(a.get("success"))
     mcp_server = text(a.get("mcp_server"))
     is_mcp = mcp_server is not None or a.get("tool_origin") == "mcp"
     return ToolPart(
@@ -80,8 +80,8 @@ def _result(a: Attributes, time_ns: int) -> ToolPart:
         started_at=instant(time_ns - int((duration_ms or 0) * 1e6)),
         ended_at=instant(time_ns),
         duration_ms=duration_ms,
-        status=None if success is None else "success" if success else "error",
-        error_message=text(a.get("error.message"), 8192),
+        status=ended(a.get("success")),
+        error_message=text(a.get("error.message"), MAX_TEXT),
         external_call_id=text(a.get("call_id")),
         tool_kind="mcp" if is_mcp else "builtin",
         mcp_server=mcp_server,
@@ -114,7 +114,7 @@ def tool_decision(item: LogItem, session: SessionPart | None, out: Telemetry) ->
     part = ToolPart(
         tool_name=text(a.get("tool_name")),
         started_at=instant(item.time_ns),
-        status={"reject": "rejected", "cancel": "cancelled"}.get(decision or ""),
+        status=UNDONE.get(decision or ""),
         decision=decision,
         decision_mode=mode,
         decision_raw=text(a.get("decision")),
@@ -194,7 +194,7 @@ def _failed_request(a: Attributes, time_ns: int) -> ModelPart:
         duration_ms=duration_ms,
         status="error",
         error_type=f"http_{http_status}" if http_status else "connection",
-        error_message=text(a.get("error.message"), 8192),
+        error_message=text(a.get("error.message"), MAX_TEXT),
         http_status=http_status,
         attempts=_attempts(a),
         request_id=text(a.get("auth.request_id")),
@@ -344,10 +344,6 @@ def _response(item: SpanItem, session: SessionPart | None, out: Telemetry) -> No
     out.model(session, CODE, item.key, SPAN, part, rank=RANK_SPAN)
 
 
-def _status(a: Mapping[str, object]) -> str | None:
-    return {"true": "success", "false": "error"}.get(str(a.get("success")).lower())
-
-
 _SERVICES = frozenset(
     {
         "codex_cli_rs",
@@ -399,11 +395,11 @@ AGENT = Agent(
                 "reasoning_output": "reasoning",
             },
         ),
-        "tool.call": Metric(name="tool.calls", tool="tool", status=_status),
+        "tool.call": Metric(name="tool.calls", tool="tool", status=call_status),
         "tool.call.duration_ms": Metric(
-            name="tool.duration", unit="ms", tool="tool", status=_status
+            name="tool.duration", unit="ms", tool="tool", status=call_status
         ),
-        "api_request.duration_ms": Metric(name="model.duration", unit="ms", status=_status),
+        "api_request.duration_ms": Metric(name="model.duration", unit="ms", status=call_status),
     },
     content=_CONTENT,
 )

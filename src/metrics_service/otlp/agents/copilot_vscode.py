@@ -83,7 +83,7 @@ def agent_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> N
 
 def tool_call(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
     if session is None:
-        _count_the_span(item, out)
+        _leave_to_the_span(item, out)
         return
     a = item.attributes
     duration_ms = milliseconds(a.get("duration_ms"))
@@ -105,13 +105,13 @@ def tool_call(item: LogItem, session: SessionPart | None, out: Telemetry) -> Non
 
 def details(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
     if session is None:
-        _count_the_span(item, out)
+        _leave_to_the_span(item, out)
         return
     part = genai.request_of(item)
     out.model(session, CODE, _request_key(item), DETAILS, part)
 
 
-def _count_the_span(item: LogItem, out: Telemetry) -> None:
+def _leave_to_the_span(item: LogItem, out: Telemetry) -> None:
     """Keep a record outside every trace: nothing ties it to the span that tells of the same call."""
     keep_log(item, None, out, AGENT)
 

@@ -15,7 +15,7 @@ from metrics_service.ingest.parts import RESULT, ModelPart
 from metrics_service.ingest.telemetry import SessionPart, Telemetry, instant
 from metrics_service.otlp.agents.agent import Agent, Metric
 from metrics_service.otlp.agents.events import log_key
-from metrics_service.otlp.items import LogItem
+from metrics_service.otlp.items import LogItem, Value
 from metrics_service.otlp.values import count, text
 from metrics_service.otlp.words import STANDARD, model_tokens
 
@@ -29,7 +29,7 @@ _REQUEST_KEYS = STANDARD | {
 _STATUSES = {"success": "success", "failure": "error", "errored": "error", "aborted": "cancelled"}
 
 
-def _status(value: object) -> str | None:
+def _status(value: Value) -> str | None:
     return _STATUSES.get(value) if isinstance(value, str) else None
 
 
@@ -72,11 +72,11 @@ def api_error(item: LogItem, session: SessionPart | None, out: Telemetry) -> Non
     _request(item, session, out, "error")
 
 
-def _outcome(attributes: Mapping[str, object]) -> str | None:
+def _outcome(attributes: Mapping[str, Value]) -> str | None:
     return _status(attributes.get("cursor.tool.status"))
 
 
-def _answer(attributes: Mapping[str, object]) -> str | None:
+def _answer(attributes: Mapping[str, Value]) -> str | None:
     return _status(attributes.get("cursor.api.status"))
 
 

@@ -21,7 +21,7 @@ from metrics_service.otlp.agents.gemini_family import (
     tool_part,
 )
 from metrics_service.otlp.items import LogItem, SpanItem, Value
-from metrics_service.otlp.values import content, count, text
+from metrics_service.otlp.values import MAX_TEXT, content, count, text
 from metrics_service.otlp.words import STANDARD, model_tokens
 
 CODE = "gemini-cli"
@@ -139,7 +139,7 @@ def model_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> N
         duration_ms=item.duration_ms,
         status="error" if item.has_failed else "success",
         error_type=text(a.get("error.type")),
-        error_message=text(item.message, 8192) if item.has_failed else None,
+        error_message=text(item.message, MAX_TEXT) if item.has_failed else None,
         turn_id=text(a.get("gen_ai.prompt.name")),
         trace_id=item.trace_id,
         span_id=item.span_id,

@@ -9,24 +9,23 @@ from typing import Any
 
 import msgspec
 
-from metrics_service.ingest.content import rest
+from metrics_service.ingest.content import rest, size
 from metrics_service.ingest.parts import ModelPart, ToolPart
 from metrics_service.ingest.telemetry import instant
 from metrics_service.otlp.agents.agent import Metric
 from metrics_service.otlp.agents.events import log_key
 from metrics_service.otlp.items import Attributes, LogItem, SpanItem, Value
 from metrics_service.otlp.values import (
+    MAX_TEXT,
     content,
     count,
-    flag,
     mapping,
     milliseconds,
     nanoseconds,
-    size,
     strings,
     text,
 )
-from metrics_service.otlp.words import STANDARD, decided
+from metrics_service.otlp.words import STANDARD, decided, ended
 
 CONTENT = frozenset(
     {
@@ -82,9 +81,8 @@ def tool_status(a: Mapping[str, Any]) -> str | None:
     Both call a call that somebody declined cancelled or failed; that it was declined is in its decision.
     """
     word = text(a.get("status"))
-    success = flag(a.get("success"))
     if word not in _STATUSES:
-        word = None if success is None else "success" if success else "error"
+        word = ended(a.get("success"))
     if word != "success" and decided(a.get("decision"))[0] == "reject":
         return "rejected"
     return word
@@ -156,7 +154,7 @@ def model_part(item: LogItem, status: str) -> ModelPart:
         failure = f"http_{part.http_status}" if part.http_status else None
         part.error_type = text(a.get("error.type") or a.get("error_type")) or failure
         message = a.get("error.message") or a.get("error_message") or a.get("error")
-        part.error_message = text(message, 8192)
+        part.error_message = text(message, MAX_TEXT)
     return part
 
 
@@ -190,7 +188,7 @@ def _mcp_tool(name: str | None, server: str) -> str | None:
 
 
 def _add_error(part: ToolPart, message: Value, *, keeps_content: bool) -> None:
-    found = text(message, 8192)
+    found = text(message, MAX_TEXT)
     if found is None:
         return
     if exit_code := _SHELL_REPORT.search(found):

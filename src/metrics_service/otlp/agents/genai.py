@@ -25,8 +25,16 @@ from metrics_service.ingest.telemetry import Key, SessionPart, Telemetry, instan
 from metrics_service.otlp.agents.agent import Agent, Metric
 from metrics_service.otlp.agents.events import keep_log, keep_span, log_key
 from metrics_service.otlp.items import KIND_SERVER, Attributes, LogItem, SpanItem, Value
-from metrics_service.otlp.values import content, count, flag, number, seconds, strings, text
-from metrics_service.otlp.words import STANDARD, model_tokens
+from metrics_service.otlp.values import (
+    MAX_TEXT,
+    content,
+    count,
+    number,
+    seconds,
+    strings,
+    text,
+)
+from metrics_service.otlp.words import STANDARD, ended, model_tokens
 
 # The names of one thing, newest first.
 _TOOL_NAME = ("gen_ai.tool.name", "tool.name")
@@ -101,7 +109,6 @@ _OPENINFERENCE = {
     "EMBEDDING": "embeddings",
     "AGENT": "invoke_agent",
 }
-_MAX_EXIT_CODE = 2**31
 
 
 def first(a: Attributes, names: tuple[str, ...]) -> Value:
@@ -142,7 +149,7 @@ def others(
 def exit_code(value: Value) -> int | None:
     """What a process ended with; negative where a signal ended it."""
     found = number(value)
-    return int(found) if found is not None and abs(found) < _MAX_EXIT_CODE else None
+    return int(found) if found is not None else None
 
 
 def tool_kind(a: Attributes) -> str | None:
@@ -172,7 +179,7 @@ def tool_of(item: SpanItem, out: Telemetry, known: frozenset[str] = frozenset())
         duration_ms=item.duration_ms,
         status="error" if item.has_failed else "success",
         error_type=text(a.get("error.type")),
-        error_message=text(item.message, 8192) if item.has_failed else None,
+        error_message=text(item.message, MAX_TEXT) if item.has_failed else None,
         external_call_id=text(first(a, _CALL_ID)),
         trace_id=item.trace_id,
         span_id=item.span_id,
@@ -229,7 +236,7 @@ def request_of(item: SpanItem | LogItem, known: frozenset[str] = frozenset()) ->
         part.parent_span_id = item.parent_span_id
         if item.has_failed:
             part.status = "error"
-            part.error_message = text(item.message, 8192)
+            part.error_message = text(item.message, MAX_TEXT)
     return part
 
 
@@ -284,10 +291,9 @@ def message(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
     keep_log(item, session, out, AGENT, kind="message")
 
 
-def call_status(a: Mapping[str, object]) -> str | None:
+def call_status(a: Mapping[str, Value]) -> str | None:
     """The status of the tool calls that are counted or logged, from their attribute `success`."""
-    success = flag(a.get("success"))  # type: ignore[arg-type]  # a value of an attribute
-    return None if success is None else "success" if success else "error"
+    return ended(a.get("success"))
 
 
 def _tokens(kind: str) -> Metric:

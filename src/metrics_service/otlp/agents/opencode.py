@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from metrics_service.ingest.content import rest
+from metrics_service.ingest.content import rest, size
 from metrics_service.ingest.parts import (
     DECISION,
     EXECUTION,
@@ -23,6 +23,7 @@ from metrics_service.ingest.parts import (
     RANK_SPAN,
     RESULT,
     SPAN,
+    UNDONE,
     ModelPart,
     ToolPart,
 )
@@ -37,7 +38,6 @@ from metrics_service.otlp.values import (
     flag,
     mapping,
     milliseconds,
-    size,
     strings,
     text,
 )
@@ -119,7 +119,7 @@ def tool_decision(item: LogItem, session: SessionPart | None, out: Telemetry) ->
         # The name is what was asked for, a command for instance; the type is the tool that asked.
         tool_name=text(a.get("tool_type")) or text(a.get("tool_name")),
         started_at=instant(item.time_ns),
-        status={"reject": "rejected", "cancel": "cancelled"}.get(decision or "", "unknown"),
+        status=UNDONE.get(decision or ""),
         decision=decision,
         decision_mode=mode,
         decision_raw=text(a.get("decision")),

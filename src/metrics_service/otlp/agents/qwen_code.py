@@ -14,6 +14,7 @@ from metrics_service.ingest.parts import (
     RANK_SURE,
     RESULT,
     SPAN,
+    UNDONE,
     WAIT,
     ModelPart,
     ToolPart,
@@ -32,7 +33,7 @@ from metrics_service.otlp.agents.gemini_family import (
     tool_part,
 )
 from metrics_service.otlp.items import Attributes, LogItem, SpanItem
-from metrics_service.otlp.values import count, flag, milliseconds, strings, text
+from metrics_service.otlp.values import MAX_TEXT, count, flag, milliseconds, strings, text
 from metrics_service.otlp.words import STANDARD, decided, model_tokens
 
 CODE = "qwen-code"
@@ -164,7 +165,7 @@ def model_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> N
         ttft_ms=milliseconds(a.get("ttft_ms")),
         status=_request_status(item),
         error_type=text(a.get("error.type") or a.get("error_type")),
-        error_message=text(a.get("error"), 8192),
+        error_message=text(a.get("error"), MAX_TEXT),
         http_status=count(a.get("error_status_code")),
         attempts=count(a.get("attempt")) or None,
         finish_reasons=strings(a.get("gen_ai.response.finish_reasons") or a.get("finish_reason")),
@@ -260,7 +261,7 @@ def blocked_span(item: SpanItem, session: SessionPart | None, out: Telemetry) ->
         tool_name=text(a.get("tool.name")),
         started_at=instant(item.start_ns),
         wait_ms=item.duration_ms if wait_ms is None else wait_ms,
-        status={"reject": "rejected", "cancel": "cancelled"}.get(decision or ""),
+        status=UNDONE.get(decision or ""),
         decision=decision,
         decision_mode=mode,
         decision_raw=text(a.get("decision")),
