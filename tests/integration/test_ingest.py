@@ -25,8 +25,9 @@ from metrics_service.ingest.records import (
     ToolMetricRecord,
     session_id_of,
 )
+from metrics_service.ingest.rows import ROWS_A_STATEMENT
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES, ToolNames
-from metrics_service.ingest.write import ROWS_A_STATEMENT, admit_facts, write_facts
+from metrics_service.ingest.write import admit_facts, write_facts
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.provision import NewTenant, create_tenant
 from metrics_service.tenants.registry import Tenant

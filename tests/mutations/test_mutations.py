@@ -24,6 +24,8 @@ AT_A_TIME = 2
 TENANCY = "tests/integration/test_tenancy.py"
 GATE = "tests/integration/test_coverage_gate.py"
 EDGE = "tests/mutations/edge.py"
+CODEX = "tests/unit/otlp/test_codex.py"
+RULES = "tests/integration/test_telemetry_rules.py"
 
 # Without the gate no tenant could be made, and nothing but the gate would be tested.
 GATE_IS_OFF = ("holes = await coverage.tenant_holes(connection, schema)", "holes: list[str] = []")
@@ -108,6 +110,24 @@ MUTATIONS = {
     "a cursor is not bound to its tenant": Mutation(
         (("message = tenant_id.bytes + hashlib", "message = hashlib"),),
         (f"{EDGE}::test_a_cursor_of_another_tenant_is_refused",),
+    ),
+    "of two parts of one name the one that came later wins": Mutation(
+        (
+            (
+                "if known is None or (known != part and _outdoes(name, part, known)):",
+                "if known != part:",
+            ),
+        ),
+        (f"{CODEX}::test_of_two_decisions_on_a_call_the_later_one_holds",),
+    ),
+    "spans count on when log records tell of the same calls": Mutation(
+        (
+            (
+                "await self._demote(connection, held, places, {one.new_id for one in adoptions})",
+                "pass",
+            ),
+        ),
+        (f"{RULES}::test_log_records_of_the_same_calls_count_instead_whatever_comes_first",),
     ),
 }
 

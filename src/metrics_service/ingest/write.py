@@ -24,6 +24,7 @@ from metrics_service.ingest.records import (
     content_id,
     session_id_of,
 )
+from metrics_service.ingest.rows import ROWS_A_STATEMENT
 from metrics_service.ingest.sessions import (
     Extent,
     SessionName,
@@ -35,9 +36,6 @@ from metrics_service.ingest.tool_names import MAX_TOOL_NAMES, ToolNames
 
 Fact = ToolMetricRecord | ModelCallRecord
 FactT = TypeVar("FactT", ToolMetricRecord, ModelCallRecord)
-
-# PostgreSQL parses one JSON parameter of this many rows faster than one of ten thousand.
-ROWS_A_STATEMENT = 2000
 
 INSERT_TOOL_METRICS = """
 WITH item AS MATERIALIZED (

@@ -14,7 +14,7 @@ from metrics_service.otlp.values import nanoseconds
 
 Signal = Literal["logs", "metrics", "traces"]
 
-MAX_PARTS = 100_000
+MAX_ENTRIES = 100_000
 MAX_REASONS = 20
 MAX_ATTRIBUTES = 512
 MAX_DEPTH = 16
@@ -35,7 +35,7 @@ class Tally(msgspec.Struct):
     reasons: list[str] = []
     """Each reason once."""
 
-    parts: int = 0
+    entries: int = 0
     """Groups, scopes and items so far."""
 
     def refuse(self, reason: str) -> None:
@@ -46,14 +46,14 @@ class Tally(msgspec.Struct):
         if len(self.reasons) < MAX_REASONS and reason not in self.reasons:
             self.reasons.append(reason)
 
-    def count(self, parts: int) -> None:
+    def count(self, entries: int) -> None:
         """Note how many there are; raises `BodyTooLargeError` when they are too many to look at.
 
         Two bytes can be an item, and a gzip of 64 KiB thirty million of them.
         """
-        self.parts += parts
-        if self.parts > MAX_PARTS:
-            raise BodyTooLargeError(f"a request may have {MAX_PARTS} items; send several")
+        self.entries += entries
+        if self.entries > MAX_ENTRIES:
+            raise BodyTooLargeError(f"a request may have {MAX_ENTRIES} items; send several")
 
 
 def warn_of_attributes(tally: Tally) -> None:

@@ -1,4 +1,4 @@
-"""How many parts a request in protobuf has, before memory is given to them.
+"""How many entries a request in protobuf has, before memory is given to them.
 
 A message of two bytes takes a hundred when it is parsed. Groups, scopes and items are all found in the
 same places for the three signals: field 2 of field 2 of field 1; the rest is passed over by its length.

@@ -52,7 +52,7 @@ ATTRIBUTE = st.recursive(
     max_leaves=5,
 )
 
-AGENT_LIST = [*{id(agent): agent for agent in AGENTS.by_service.values()}.values(), AGENTS.fallback]
+AGENT_LIST = [*{id(agent): agent for agent in AGENTS.by_scope.values()}.values(), AGENTS.fallback]
 
 
 def names_of(agent: Any, kind: str) -> list[str]:

@@ -14,7 +14,7 @@ from metrics_service.errors import BodyTooLargeError, MalformedRequestError
 from metrics_service.ingest.session_state import MAX_RESOURCE, State
 from metrics_service.ingest.telemetry import Telemetry
 from metrics_service.otlp.decode import read_in_turns, read_request
-from metrics_service.otlp.decoded import MAX_ATTRIBUTES, MAX_PARTS
+from metrics_service.otlp.decoded import MAX_ATTRIBUTES, MAX_ENTRIES
 from metrics_service.otlp.density import check_density
 from metrics_service.otlp.from_json import MAX_OBJECTS
 
@@ -42,12 +42,12 @@ def _length(size: int) -> bytes:
 
 
 def test_as_many_items_as_a_request_may_have_are_read():
-    reading, _ = read("logs", of_empty_records(MAX_PARTS - 2), is_json=False)
+    reading, _ = read("logs", of_empty_records(MAX_ENTRIES - 2), is_json=False)
 
-    assert reading.accepted == MAX_PARTS - 2
+    assert reading.accepted == MAX_ENTRIES - 2
 
 
-@pytest.mark.parametrize("count", [MAX_PARTS, 1_000_000])
+@pytest.mark.parametrize("count", [MAX_ENTRIES, 1_000_000])
 def test_more_items_are_refused_before_they_take_memory(count):
     body = of_empty_records(count)
     started = time.perf_counter()
@@ -62,7 +62,7 @@ def test_more_items_are_refused_before_they_take_memory(count):
 @pytest.mark.parametrize("level", [b"\x0a\x00", b"\x0a\x02\x12\x00"])
 def test_empty_groups_and_scopes_count_too(level):
     with pytest.raises(BodyTooLargeError):
-        read("logs", level * (MAX_PARTS + 1), is_json=False)
+        read("logs", level * (MAX_ENTRIES + 1), is_json=False)
 
 
 def test_what_is_no_protobuf_is_told_so_by_the_count():
@@ -86,10 +86,10 @@ def test_the_count_agrees_with_the_parser():
                 record_.body.string_value = "\x12\x00\x0a\x00"
 
     class Counted:
-        parts = 0
+        entries = 0
 
         def count(self, parts: int) -> None:
-            self.parts += parts
+            self.entries += parts
 
     from metrics_service.otlp import density
 
@@ -97,7 +97,7 @@ def test_the_count_agrees_with_the_parser():
     body = request.SerializeToString()
     density._count(body, 0, len(body), 0, counted)
 
-    assert counted.parts == 3 + 6 + 30
+    assert counted.entries == 3 + 6 + 30
 
 
 def test_too_many_objects_of_json_are_refused_before_they_are_read():

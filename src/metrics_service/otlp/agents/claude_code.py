@@ -14,13 +14,13 @@ from metrics_service.ingest.parts import (
     RESULT,
     SPAN,
     UNDONE,
-    WAIT,
     ModelPart,
     ToolPart,
 )
 from metrics_service.ingest.telemetry import SessionPart, Telemetry, instant
 from metrics_service.otlp.agents.agent import Agent, Metric
 from metrics_service.otlp.agents.events import keep_log, keep_span, log_key
+from metrics_service.otlp.agents.inner_spans import add_inside, add_wait
 from metrics_service.otlp.items import Attributes, LogItem, SpanItem
 from metrics_service.otlp.values import (
     MAX_TEXT,
@@ -319,34 +319,12 @@ def execution_span(item: SpanItem, session: SessionPart | None, out: Telemetry) 
         error_message=text(a.get("error"), MAX_TEXT),
         external_call_id=_tool_span_key(item),
     )
-    _inside(item, session, out, EXECUTION, part)
+    add_inside(item, session, out, CODE, EXECUTION, part)
 
 
 def blocked_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
-    a = item.attributes
-    decision, mode = decided(a.get("decision"), a.get("source"))
-    wait_ms = milliseconds(a.get("duration_ms"))
-    part = ToolPart(
-        tool_name=text(a.get("tool_name")),
-        started_at=instant(item.start_ns),
-        wait_ms=item.duration_ms if wait_ms is None else wait_ms,
-        status=UNDONE.get(decision or ""),
-        decision=decision,
-        decision_mode=mode,
-        decision_raw=text(a.get("decision")),
-        decision_source_raw=text(a.get("source")),
-        external_call_id=_tool_span_key(item),
-    )
-    _inside(item, session, out, WAIT, part)
-
-
-def _inside(
-    item: SpanItem, session: SessionPart | None, out: Telemetry, name: str, part: ToolPart
-) -> None:
-    if part.external_call_id is not None:
-        out.tool(session, CODE, part.external_call_id, name, part)
-    elif item.parent_span_id is not None:
-        out.inside_tool(CODE, (item.trace_id, item.parent_span_id), name, part)
+    tool_name = text(item.attributes.get("tool_name"))
+    add_wait(item, session, out, CODE, tool_name=tool_name, call_id=_tool_span_key(item))
 
 
 AGENT = Agent(

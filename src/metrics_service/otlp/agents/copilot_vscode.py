@@ -146,10 +146,7 @@ AGENT = Agent(
         "inline.done": edit_outcome,
     },
     spans={
-        "chat": chat_span,
-        "generate_content": chat_span,
-        "text_completion": chat_span,
-        "embeddings": chat_span,
+        **dict.fromkeys(genai.REQUESTS, chat_span),
         "execute_tool": tool_span,
         "invoke_agent": agent_span,
     },

@@ -59,9 +59,6 @@ _KINDS = {"native": "builtin", "mcp": "mcp"}
 _STATUSES = frozenset({"success", "error", "cancelled"})
 _SHELL_REPORT = re.compile(r"^Exit Code: (-?\d{1,9})$", re.MULTILINE)
 
-FAILED = 400
-"""Where HTTP's codes for failures begin."""
-
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -217,7 +214,7 @@ def _add_metadata(part: ToolPart, metadata: Mapping[str, Value]) -> None:
 def _request_status(a: Mapping[str, Any]) -> str:
     # Where nobody answered, the code is the word `error`; Gemini counts a failed request twice.
     has_failed = a.get("error_type") is not None or a.get("status_code") == "error"
-    return "error" if has_failed or (count(a.get("status_code")) or 0) >= FAILED else "success"
+    return "error" if has_failed or (count(a.get("status_code")) or 0) >= 400 else "success"
 
 
 METRICS: dict[str, Metric | None] = {

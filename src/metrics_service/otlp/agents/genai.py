@@ -315,6 +315,8 @@ _MODEL_DURATION = Metric(
     },
     model="gen_ai.request.model",
 )
+REQUESTS = ("chat", "generate_content", "text_completion", "embeddings")
+"""The operations that ask a model."""
 METRICS: dict[str, Metric | None] = {
     "gen_ai.client.token.usage": Metric(
         name="token.usage",
@@ -344,10 +346,7 @@ AGENT = Agent(
         "gen_ai.choice": message,
     },
     spans={
-        "chat": request,
-        "generate_content": request,
-        "text_completion": request,
-        "embeddings": request,
+        **dict.fromkeys(REQUESTS, request),
         "execute_tool": execute_tool,
         "invoke_agent": invoke_agent,
         "create_agent": step,

@@ -14,8 +14,6 @@ from metrics_service.ingest.parts import (
     RANK_SURE,
     RESULT,
     SPAN,
-    UNDONE,
-    WAIT,
     ModelPart,
     ToolPart,
 )
@@ -32,9 +30,10 @@ from metrics_service.otlp.agents.gemini_family import (
     plus,
     tool_part,
 )
+from metrics_service.otlp.agents.inner_spans import add_inside, add_wait
 from metrics_service.otlp.items import Attributes, LogItem, SpanItem
 from metrics_service.otlp.values import MAX_TEXT, count, flag, milliseconds, strings, text
-from metrics_service.otlp.words import STANDARD, decided, model_tokens
+from metrics_service.otlp.words import STANDARD, model_tokens
 
 CODE = "qwen-code"
 
@@ -250,38 +249,16 @@ def execution_span(item: SpanItem, session: SessionPart | None, out: Telemetry) 
         error_type=text(a.get("error.type") or a.get("error_type")),
         external_call_id=_call_id(a),
     )
-    _inside(item, session, out, EXECUTION, part)
+    add_inside(item, session, out, CODE, EXECUTION, part)
 
 
 def blocked_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
-    a = item.attributes
-    decision, mode = decided(a.get("decision"), a.get("source"))
-    wait_ms = milliseconds(a.get("duration_ms"))
-    part = ToolPart(
-        tool_name=text(a.get("tool.name")),
-        started_at=instant(item.start_ns),
-        wait_ms=item.duration_ms if wait_ms is None else wait_ms,
-        status=UNDONE.get(decision or ""),
-        decision=decision,
-        decision_mode=mode,
-        decision_raw=text(a.get("decision")),
-        decision_source_raw=text(a.get("source")),
-        external_call_id=_call_id(a),
-    )
-    _inside(item, session, out, WAIT, part)
+    tool_name = text(item.attributes.get("tool.name"))
+    add_wait(item, session, out, CODE, tool_name=tool_name, call_id=_call_id(item.attributes))
 
 
 def _call_id(a: Attributes) -> str | None:
     return text(a.get("tool.call_id") or a.get("gen_ai.tool.call.id") or a.get("call_id"))
-
-
-def _inside(
-    item: SpanItem, session: SessionPart | None, out: Telemetry, name: str, part: ToolPart
-) -> None:
-    if part.external_call_id is not None:
-        out.tool(session, CODE, part.external_call_id, name, part)
-    elif item.parent_span_id is not None:
-        out.inside_tool(CODE, (item.trace_id, item.parent_span_id), name, part)
 
 
 def hook_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
