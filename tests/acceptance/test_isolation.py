@@ -39,6 +39,8 @@ ME = "/api/v1/me"
 # thought about. None: any credential of the tenant.
 SCOPES = {
     ("GET", "/api/v1/me"): None,
+    ("GET", "/api/v1/settings"): "admin",
+    ("PATCH", "/api/v1/settings"): "admin",
     ("GET", "/api/v1/sessions"): "read",
     ("POST", "/api/v1/sessions"): "ingest",
     ("POST", "/api/v1/sessions/batch"): "ingest",
@@ -70,6 +72,7 @@ SCOPES = {
 HEALTH = {("GET", "/health"), ("GET", "/health/live"), ("GET", "/health/ready")}
 
 BODIES = {
+    ("PATCH", "/api/v1/settings"): lambda: {"keep_content": True},
     ("POST", "/api/v1/sessions"): lambda: session(),
     ("POST", "/api/v1/sessions/batch"): lambda: [session()],
     ("PATCH", "/api/v1/sessions/{id}"): lambda: {"branch": "stolen", "tags": ["stolen"]},
@@ -84,7 +87,9 @@ BODIES = {
 SUMMARIES = {"/api/v1/tool-metrics/summary", "/api/v1/model-calls/summary"}
 WITH_ID = sorted(route for route in SCOPES if "{id}" in route[1])
 LISTS = sorted(
-    path for method, path in SCOPES if method == "GET" and path.endswith("s") and "{id}" not in path
+    path
+    for method, path in SCOPES
+    if method == "GET" and path.endswith("s") and "{id}" not in path and path != "/api/v1/settings"
 )
 
 
