@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from types import FrameType
@@ -154,6 +155,16 @@ def _passwords(dsn: str) -> list[str]:
     return [form for form in {password, unquote(password)} if form]
 
 
+def end_if_told() -> None:
+    """End now if SIGTERM came before: where Python was cleaning up, it swallowed the exception."""
+    if _is_told.is_set():
+        sys.exit(TERMINATED)
+
+
+_is_told = threading.Event()
+
+
 def _terminate(_: int, __: FrameType | None) -> NoReturn:
+    _is_told.set()
     # As an exception, so that what is open is closed: the embedded server above all.
     sys.exit(TERMINATED)

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_service.cli.connect import Opened, opened_database
+from metrics_service.cli.failures import end_if_told
 from metrics_service.cli.server import Binding, check_ports, run_server
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.failures import driver_error
@@ -94,6 +95,7 @@ def serve_on(opened: Opened, binding: Binding, *, on_ready: Callable[[], None]) 
     # Each process reads them again; here a mistake is one message before anything is served.
     load_prices(settings.prices_file)
     configure_logging(settings.metrics_log_level, json=not os.isatty(1))
+    end_if_told()
     run_server(binding, is_verbose=settings.metrics_log_level == "debug", on_ready=on_ready)
 
 
