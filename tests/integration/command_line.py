@@ -148,6 +148,8 @@ class Output:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.text = ""
         self._process = process
+        # Two threads add to the text: without it one's line could take away the other's.
+        self._adding = threading.Lock()
         self._threads = [
             threading.Thread(target=self._read, args=(pipe,), daemon=True)
             for pipe in (process.stdout, process.stderr)
@@ -157,7 +159,8 @@ class Output:
 
     def _read(self, pipe: Any) -> None:
         for line in pipe:
-            self.text += line
+            with self._adding:
+                self.text += line
         pipe.close()
 
     def wait_for(self, words: str, *, within_s: float = 30) -> str:

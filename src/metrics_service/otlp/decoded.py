@@ -62,7 +62,13 @@ def warn_of_attributes(tally: Tally) -> None:
 
 def source_of(resource: Attributes, scope: str, version: str, attributes: Attributes) -> Source:
     digest = sha256(_canonical((resource, scope, version, attributes))).digest()[:16]
-    return Source(resource=resource, scope=scope, digest=digest)
+    service = resource.get("service.name")
+    return Source(
+        resource=resource,
+        scope=scope,
+        digest=digest,
+        service=service if isinstance(service, str) else "",
+    )
 
 
 def log_item(

@@ -23,11 +23,8 @@ class Source(msgspec.Struct, kw_only=True):
     scope: str = ""
     digest: bytes = b""
     """Of resource and scope: the beginning of every identity that has no better name."""
-
-    @property
-    def service(self) -> str:
-        name = self.resource.get("service.name")
-        return name if isinstance(name, str) else ""
+    service: str = ""
+    """The resource's `service.name`."""
 
 
 class LogItem(msgspec.Struct, gc=False):

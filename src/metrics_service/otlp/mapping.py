@@ -38,6 +38,8 @@ _NOT_RESOURCE = _SPOKEN | frozenset(SESSION_KEYS) | {"service.name"}
 _LISTS = frozenset({"workspace_paths"})
 
 
+# What browsers and servers call a session is none of an agent's.
+_KEYS_OF_STRANGERS = SESSION_KEYS[:1]
 _LONG_NS = 10**18
 MICROS = "usd_micros"
 TURN = 256
@@ -53,7 +55,7 @@ def map_logs(items: Iterable[LogItem], out: Telemetry) -> Iterator[None]:
         agent = AGENTS.of(source.scope, item.name, source.service)
         sources[source.digest] = source, agent
         mapper = agent.logs.get(agent.own(item.name))
-        keys = _keys(agent, is_known=mapper is not None)
+        keys = SESSION_KEYS if agent.code or mapper is not None else _KEYS_OF_STRANGERS
         session = _session_of(agent, keys, source, item.attributes, item.time_ns, LOGS, out)
         if item.trace_id is not None and mapper is not ignore:
             if session is not None:
@@ -78,7 +80,7 @@ def map_spans(items: Iterable[SpanItem], out: Telemetry) -> Iterator[None]:
         sources[source.digest] = source, agent
         kind = agent.own(item.name) if agent.span_kind is None else agent.span_kind(item)
         mapper = agent.spans.get(kind)
-        keys = _keys(agent, is_known=mapper is not None)
+        keys = SESSION_KEYS if agent.code or mapper is not None else _KEYS_OF_STRANGERS
         session = _session_of(agent, keys, source, item.attributes, item.time_ns, TRACES, out)
         if session is not None:
             session.see(item.end_ns, TRACES)
@@ -109,7 +111,7 @@ def map_points(items: Iterable[PointItem], out: Telemetry) -> Iterator[None]:
         if item.attributes.get("start_type") == "agents_view":
             # A page that lists sessions is none.
             continue
-        keys = _keys(agent, is_known=metric is not _UNKNOWN)
+        keys = SESSION_KEYS if agent.code or metric is not _UNKNOWN else _KEYS_OF_STRANGERS
         session = _session_of(agent, keys, source, item.attributes, item.time_ns, METRICS, out)
         if session is not None and metric.name == "session.count":
             session.say("start_type", text(item.attributes.get("start_type")), item.time_ns)
@@ -167,11 +169,6 @@ def _scaled(value: float | None, metric: Metric) -> float | None:
     scaled = value * metric.factor
     # Money is whole: rounded before it is subtracted, so that the sum is what the client's sum is.
     return float(round(scaled)) if metric.unit == MICROS else scaled
-
-
-def _keys(agent: Agent, *, is_known: bool) -> tuple[str, ...]:
-    # What browsers and servers call a session is none of an agent's.
-    return SESSION_KEYS if agent.code or is_known else SESSION_KEYS[:1]
 
 
 def _session_of(

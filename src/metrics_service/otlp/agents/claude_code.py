@@ -101,7 +101,7 @@ def tool_result(item: LogItem, session: SessionPart | None, out: Telemetry) -> N
     ended_at = instant(item.time_ns)
     part = ToolPart(
         tool_name=name,
-        started_at=ended_at - timedelta(milliseconds=duration_ms) if duration_ms else ended_at,
+        started_at=ended_at - timedelta(0, 0, int(duration_ms * 1000)) if duration_ms else ended_at,
         ended_at=ended_at,
         duration_ms=duration_ms,
         status=ended(get("success")),
