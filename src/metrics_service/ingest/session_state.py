@@ -18,9 +18,7 @@ from metrics_service.ingest.telemetry import Point
 
 FAILED = frozenset({"error", "timeout"})
 TOOLS = ("tool_call_count", "tool_error_count", "tool_reject_count")
-MODELS = (
-    "model_call_count",
-    "model_error_count",
+SUMS = (
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
@@ -28,6 +26,7 @@ MODELS = (
     "reasoning_tokens",
     "cost_usd_micros",
 )
+MODELS = ("model_call_count", "model_error_count", *SUMS)
 LINES = ("lines_added", "lines_removed")
 METERED = ("commits", "pull_requests", "active_seconds_user", "active_seconds_agent")
 COUNTED = ("prompt_count", "turn_count", "compactions")
@@ -105,7 +104,7 @@ def figures_of_model(part: ModelPart) -> Figures:
     figures: Figures = {"model_call_count": 1}
     if part.status == "error":
         figures["model_error_count"] = 1
-    for name in MODELS[2:]:
+    for name in SUMS:
         if value := getattr(part, name):
             figures[name] = value
     return figures

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from metrics_service.errors import BodyTooLargeError
+from metrics_service.fields import MAX_BIGINT
 from metrics_service.ingest.parts import (
     LOG_PARTS,
     LOGS,
@@ -31,7 +32,7 @@ from_bytes = int.from_bytes
 _FREE = ~(0xF << 76) & ~(0x3 << 62)
 _VERSION_8 = 8 << 76 | 0x2 << 62
 
-MAX_NS = 2**63 - 1
+MAX_NS = MAX_BIGINT
 MAX_SESSIONS = 5000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

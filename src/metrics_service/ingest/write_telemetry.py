@@ -22,7 +22,7 @@ from metrics_service.ingest.parts import ModelPart, ToolPart
 from metrics_service.ingest.prices import Prices, estimate_micros
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import add, figures_of_model, figures_of_tool
-from metrics_service.ingest.telemetry import EPOCH, SessionPart, Telemetry
+from metrics_service.ingest.telemetry import EPOCH, Call, SessionPart, Telemetry
 from metrics_service.ingest.telemetry_sessions import (
     Held,
     absorb,
@@ -270,14 +270,17 @@ def _decide(
     users = users | {one.claim: one.user_id for one in known}
     for one in held.values():
         identify(one, users)
-    for call in out.tools.values():
+    _raise_ranks(held, "tool_rank", out.tools.values())
+    _raise_ranks(held, "model_rank", out.models.values())
+
+
+def _raise_ranks(
+    held: dict[UUID, Held], rank: str, calls: Iterable[Call[ToolPart] | Call[ModelPart]]
+) -> None:
+    for call in calls:
         if call.session is not None:
             state = held[call.session.id].state
-            state.tool_rank = max(state.tool_rank, call.rank)
-    for model_call in out.models.values():
-        if model_call.session is not None:
-            state = held[model_call.session.id].state
-            state.model_rank = max(state.model_rank, model_call.rank)
+            setattr(state, rank, max(getattr(state, rank), call.rank))
 
 
 async def _others(

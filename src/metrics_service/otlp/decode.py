@@ -9,6 +9,7 @@ import msgspec
 
 from metrics_service.errors import MalformedRequestError
 from metrics_service.ingest.telemetry import Telemetry
+from metrics_service.ingest.temporality import DAY_NS
 from metrics_service.otlp.decoded import Signal, Tally
 from metrics_service.otlp.from_json import logs_from_json, points_from_json, spans_from_json
 from metrics_service.otlp.from_protobuf import (
@@ -17,8 +18,6 @@ from metrics_service.otlp.from_protobuf import (
     spans_from_protobuf,
 )
 from metrics_service.otlp.mapping import map_logs, map_points, map_spans
-
-DAY_NS = 86_400 * 10**9
 
 
 class Reading(msgspec.Struct, frozen=True):

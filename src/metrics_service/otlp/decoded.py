@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from metrics_service.errors import BodyTooLargeError
+from metrics_service.ingest.telemetry import MAX_NS
 from metrics_service.otlp.items import Attributes, LogItem, Source, Value
 from metrics_service.otlp.values import nanoseconds
 
@@ -19,7 +20,6 @@ MAX_REASONS = 20
 MAX_ATTRIBUTES = 512
 MAX_DEPTH = 16
 MAX_EVENTS = 1000
-MAX_TIME_NS = 2**63 - 1
 MAX_SEVERITY = 24
 
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -103,7 +103,7 @@ def log_item(
     return LogItem(
         source,
         name,
-        min(time_ns, MAX_TIME_NS),
+        min(time_ns, MAX_NS),
         attributes,
         body,
         severity if 0 <= severity <= MAX_SEVERITY else 0,

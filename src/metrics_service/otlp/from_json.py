@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from metrics_service.errors import BodyTooLargeError, MalformedRequestError
-from metrics_service.ingest.telemetry import Instrument
+from metrics_service.ingest.telemetry import MAX_NS, Instrument
 from metrics_service.otlp.decoded import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_EVENTS,
-    MAX_TIME_NS,
     Tally,
     is_span_id,
     log_item,
@@ -331,7 +330,7 @@ def _doubles(given: list[Number] | None) -> list[float]:
 
 def _time(given: Number) -> int:
     found = _whole(given)
-    return min(max(found, 0), MAX_TIME_NS) if found is not None else 0
+    return min(max(found, 0), MAX_NS) if found is not None else 0
 
 
 def _enum(given: Number, names: dict[str, int]) -> int:

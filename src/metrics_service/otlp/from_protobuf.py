@@ -18,12 +18,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from metrics_service.errors import MalformedRequestError
-from metrics_service.ingest.telemetry import Instrument
+from metrics_service.ingest.telemetry import MAX_NS, Instrument
 from metrics_service.otlp.decoded import (
     MAX_ATTRIBUTES,
     MAX_DEPTH,
     MAX_EVENTS,
-    MAX_TIME_NS,
     Tally,
     is_span_id,
     log_item,
@@ -85,7 +84,7 @@ def spans_from_protobuf(body: bytes, tally: Tally) -> Iterator[SpanItem]:
 
 def _span(source: Source, span: Any, trace_id: str, span_id: str, tally: Tally) -> SpanItem:
     parent = span.parent_span_id
-    start_ns = min(span.start_time_unix_nano, MAX_TIME_NS)
+    start_ns = min(span.start_time_unix_nano, MAX_NS)
     return SpanItem(
         source=source,
         name=span.name or "span",
@@ -93,7 +92,7 @@ def _span(source: Source, span: Any, trace_id: str, span_id: str, tally: Tally) 
         span_id=span_id,
         parent_span_id=parent.hex() if len(parent) == 8 and any(parent) else None,
         start_ns=start_ns,
-        end_ns=max(start_ns, min(span.end_time_unix_nano, MAX_TIME_NS)),
+        end_ns=max(start_ns, min(span.end_time_unix_nano, MAX_NS)),
         attributes=_attributes(span.attributes, tally),
         kind=span.kind,
         status=span.status.code,
@@ -101,7 +100,7 @@ def _span(source: Source, span: Any, trace_id: str, span_id: str, tally: Tally) 
         events=[
             SpanEvent(
                 name=event.name,
-                time_ns=min(event.time_unix_nano, MAX_TIME_NS),
+                time_ns=min(event.time_unix_nano, MAX_NS),
                 attributes=_attributes(event.attributes, tally),
             )
             for event in span.events[:MAX_EVENTS]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from metrics_service.ingest.content import is_content, rest
+from metrics_service.ingest.content import MAX_NAME, is_content, rest
 from metrics_service.ingest.parts import LOGS, METRICS, TRACES
 from metrics_service.ingest.telemetry import Point, SessionPart, Telemetry
 from metrics_service.otlp.agents import AGENTS
@@ -23,7 +23,7 @@ from metrics_service.otlp.items import (
     Value,
 )
 from metrics_service.otlp.streams import stream_of
-from metrics_service.otlp.values import MAX_NAME, strings, text
+from metrics_service.otlp.values import strings, text
 from metrics_service.otlp.words import (
     CLAIM_ATTRIBUTES,
     COLUMN_STRENGTH,
@@ -36,7 +36,6 @@ from metrics_service.otlp.words import (
 _SPOKEN = frozenset(SESSION_COLUMNS) | CLAIM_ATTRIBUTES
 _NOT_RESOURCE = _SPOKEN | frozenset(SESSION_KEYS) | {"service.name"}
 _LISTS = frozenset({"workspace_paths"})
-
 
 # What browsers and servers call a session is none of an agent's.
 _KEYS_OF_STRANGERS = SESSION_KEYS[:1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metrics_service.ingest.telemetry import Instrument
-from metrics_service.otlp.decoded import MAX_TIME_NS, Tally
+from metrics_service.fields import MAX_BIGINT
+from metrics_service.ingest.telemetry import MAX_NS, Instrument
+from metrics_service.otlp.decoded import Tally
 from metrics_service.otlp.items import DELTA, Attributes, PointItem, Source
 
 NO_RECORDED_VALUE = 1
 MAX_BUCKETS = 1024
-MAX_BIGINT = 2**63 - 1
 # So that differences, and the same in other units, are finite.
 MAX_VALUE = 1e300
 
@@ -41,8 +41,8 @@ def checked_point(
         instrument=instrument,
         is_monotonic=is_monotonic,
         temporality=temporality,
-        start_ns=min(start_ns, MAX_TIME_NS),
-        time_ns=min(time_ns, MAX_TIME_NS),
+        start_ns=min(start_ns, MAX_NS),
+        time_ns=min(time_ns, MAX_NS),
         attributes=attributes,
         value=value,
         count=count,

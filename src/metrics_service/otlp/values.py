@@ -11,11 +11,10 @@ from typing import Any
 
 import msgspec
 
-from metrics_service.ingest.content import REDACTED
+from metrics_service.ingest.content import MAX_NAME, REDACTED
 from metrics_service.ingest.telemetry import EPOCH
 from metrics_service.otlp.items import Value
 
-MAX_NAME = 255
 MAX_TEXT = 8192
 MAX_CONTENT = 64 * 1024
 # As the native API has it: a bound that keeps sums within 64 bits.
