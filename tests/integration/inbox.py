@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from rolled import check_rollups
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.tenancy import TenantContext, tenant_connection
@@ -34,8 +35,9 @@ Request = tuple[Signal, bytes]
 class Inbox:
     """Takes requests in as the service does: each is read, then stored in one transaction."""
 
-    def __init__(self, engine: AsyncEngine, tenant_id: UUID) -> None:
+    def __init__(self, engine: AsyncEngine, tenant_id: UUID, *, is_alone: bool = True) -> None:
         self.engine = engine
+        self._is_alone = is_alone
         self.tenant_id = tenant_id
         self.writer = TelemetryWriter(ToolNames(), load_prices())
 
@@ -56,6 +58,9 @@ class Inbox:
             assert not reading.reasons
         async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
             names = await self.writer.write(connection, out, owner=owner)
+            if self._is_alone:
+                # After each: no order of arrival may lead the rollups away from the rows.
+                await check_rollups(connection)
         self.writer.remember(self.tenant_id, names)
 
     async def fetch(self, query: str, *values: object) -> list[dict[str, Any]]:

@@ -141,12 +141,12 @@ ITEMS = [item for place in range(3) for item in items_of(place)]
 
 @pytest.fixture
 async def inbox(engine, new_tenant) -> Inbox:
-    return Inbox(engine, (await new_tenant()).id)
+    return Inbox(engine, (await new_tenant()).id, is_alone=False)
 
 
 @pytest.fixture
 async def other(engine, new_tenant) -> Inbox:
-    return Inbox(engine, (await new_tenant()).id)
+    return Inbox(engine, (await new_tenant()).id, is_alone=False)
 
 
 async def send_until_taken(inbox: Inbox, request: Request) -> int:
@@ -337,7 +337,7 @@ class World(NamedTuple):
 @pytest.fixture
 async def world(engine, new_tenant) -> World:
     made = {name: await new_tenant() for name in ("A", "B")}
-    inboxes = {name: Inbox(engine, tenant.id) for name, tenant in made.items()}
+    inboxes = {name: Inbox(engine, tenant.id, is_alone=False) for name, tenant in made.items()}
     trace = requests_of([Item("traces", "some-agent", gen_ai_span(0, 1, "execute_tool"))])
     cumulative = sum_metric("claude_code.commit.count", "1", [({"session.id": "one"}, 5)],
                             temporality=2)  # fmt: skip

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
+from rolled import ROLLUPS, check_rollups
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stories import Item, Sent, all_stories, groups_of, request_of
 
@@ -51,7 +52,8 @@ async def send(engine: AsyncEngine, tenant_id: UUID, requests: list[Sent]) -> No
 
 async def tables(engine: AsyncEngine, tenant_id: UUID) -> dict[str, list[dict[str, Any]]]:
     """Everything stored, with people by name instead of by an id that chance gave them."""
-    async with tenant_connection(engine, TenantContext(tenant_id, read_only=True)) as connection:
+    async with tenant_connection(engine, TenantContext(tenant_id)) as connection:
+        await check_rollups(connection)
         people = {
             str(row["id"]): f"<{row['email'] or row['name']}>"
             for row in await connection.fetch("SELECT id, email, name FROM users")
@@ -78,7 +80,7 @@ def _comparable(encoded: str, people: dict[str, str]) -> dict[str, Any]:
 
 async def clear(engine: AsyncEngine, tenant_id: UUID) -> None:
     async with tenant_connection(engine, TenantContext(tenant_id)) as connection:
-        for table in (*TABLES, "users", "metric_streams"):
+        for table in (*TABLES, *ROLLUPS, "users", "metric_streams"):
             await connection.execute(f"DELETE FROM {table}")
 
 

@@ -438,7 +438,7 @@ WRITERS = 8
 
 
 async def test_eight_writers_of_one_stream_count_each_growth_once(crowd_engine, inbox, session):
-    crowd = Inbox(crowd_engine, inbox.tenant_id)
+    crowd = Inbox(crowd_engine, inbox.tenant_id, is_alone=False)
     points: list[Sum] = [(10, 20 + number, number * 1.0) for number in range(1, 161)]
 
     async def write(writer: int) -> None:
@@ -459,7 +459,7 @@ async def test_eight_writers_of_one_stream_count_each_growth_once(crowd_engine, 
 async def test_writers_of_two_streams_in_opposite_order_do_not_wait_for_each_other(
     crowd_engine, inbox, session
 ):
-    crowd = Inbox(crowd_engine, inbox.tenant_id)
+    crowd = Inbox(crowd_engine, inbox.tenant_id, is_alone=False)
 
     def request(number: int, *, is_turned: bool) -> Request:
         metrics = [

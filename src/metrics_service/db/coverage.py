@@ -55,7 +55,9 @@ SELECT nspname || '.' || relname AS object, reason FROM (
         END,
         CASE WHEN NOT coalesce(c.holds, false) THEN 'the tenant CHECK is missing' END,
         CASE WHEN NOT EXISTS (
-            SELECT FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'p'
+            -- Or a key in which nulls are values like others.
+            SELECT FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
+            WHERE k.conrelid = t.oid AND (k.contype = 'p' OR i.indnullsnotdistinct)
         ) THEN 'there is no primary key' END,
         CASE WHEN t.relispartition AND t.relacl IS NOT NULL
              THEN 'a partition has grants of its own' END

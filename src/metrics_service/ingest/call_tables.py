@@ -7,6 +7,9 @@ from typing import Generic
 import msgspec
 
 from metrics_service.ingest.parts import RANK_SURE, ModelPart, PartT, ToolPart
+from metrics_service.rollups import sources
+from metrics_service.rollups.sources import Source
+from metrics_service.rollups.statements import contributions
 
 _TYPES = {
     "str": "text",
@@ -33,14 +36,17 @@ class CallTable(msgspec.Struct, Generic[PartT], frozen=True):
     """One of the two tables of calls: how to insert, find and change rows of telemetry."""
 
     kind: type[PartT]
+    source: Source
     counted: tuple[str, ...]
     """The columns that a session's figures are made of."""
     insert: str
-    """$1: rows; returns the ids of those that are new."""
+    """$1: rows; returns the ids of those that are new, as JSON, and what they add to rollups."""
     find: str
     """$1: ids; returns what the parts were, locked."""
     change: str
-    """$1: rows, each with all of its columns."""
+    """$1: rows, each with all of its columns; returns what they add to rollups now."""
+    outdone: str
+    """$1: sessions with a rank; returns what `demote` takes from rollups."""
     demote: str
     """$1: sessions with a rank; what ranks below no longer counts."""
     adopt: str
@@ -58,12 +64,14 @@ def _columns(kind: type[ToolPart | ModelPart], others: dict[str, str]) -> dict[s
 
 
 def _table(
-    table: str,
+    source: Source,
     kind: type[PartT],
     others: dict[str, str],
     defaults: dict[str, str],
     counted: tuple[str, ...],
 ) -> CallTable[PartT]:
+    table = source.table
+    needs = ", ".join(source.needs)
     seen = ", ".join(f"t.{name}" for name in counted)
     columns = _columns(kind, others)
     record = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
@@ -78,13 +86,22 @@ def _table(
         for name in columns
         if name not in ("id", "agent")
     )
+    outdone = f"""
+        t.session_id = r.session_id AND t.source_rank < r.rank AND t.is_counted
+        AND t.source_rank < {RANK_SURE}
+    """
     return CallTable(
         kind=kind,
+        source=source,
         counted=counted,
         insert=f"""
-            WITH item AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS r({record}))
-            INSERT INTO {table} ({names}) SELECT {values} FROM item
-            ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
+            WITH item AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS r({record})),
+            stored AS (
+                INSERT INTO {table} ({names}) SELECT {values} FROM item
+                ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id, {needs}
+            )
+            SELECT true AS is_ids, NULL::uuid AS session_id, json_agg(id)::text AS rows FROM stored
+            UNION ALL SELECT false, c.session_id, c.rows FROM ({contributions(source, "stored")}) c
         """,
         find=f"""
             SELECT t.id, t.session_id, t.agent, t.user_id, t.source_rank, t.is_counted, t.part,
@@ -95,14 +112,22 @@ def _table(
             ORDER BY id FOR UPDATE
         """,
         change=f"""
-            UPDATE {table} t SET {changes}
-            FROM json_to_recordset($1::json) AS r({record}) WHERE t.id = r.id
+            WITH changed AS (
+                UPDATE {table} t SET {changes}
+                FROM json_to_recordset($1::json) AS r({record}) WHERE t.id = r.id
+                RETURNING {", ".join(f"t.{name}" for name in source.needs)}
+            ) {contributions(source, "changed")}
         """,
+        outdone=contributions(
+            source,
+            f"""(SELECT t.* FROM {table} t
+                JOIN json_to_recordset($1::json) AS r(session_id uuid, rank smallint)
+                ON {outdone})""",
+        ),
         demote=f"""
             UPDATE {table} t SET is_counted = false
             FROM json_to_recordset($1::json) AS r(session_id uuid, rank smallint)
-            WHERE t.session_id = r.session_id AND t.source_rank < r.rank AND t.is_counted
-              AND t.source_rank < {RANK_SURE}
+            WHERE {outdone}
             RETURNING t.session_id, {seen}
         """,
         adopt=f"""
@@ -120,7 +145,7 @@ def _table(
 
 
 TOOL_METRICS: CallTable[ToolPart] = _table(
-    "tool_metrics",
+    sources.TOOL_METRICS,
     ToolPart,
     {},
     {
@@ -132,7 +157,7 @@ TOOL_METRICS: CallTable[ToolPart] = _table(
     ("status", "lines_added", "lines_removed"),
 )
 MODEL_CALLS: CallTable[ModelPart] = _table(
-    "model_calls",
+    sources.MODEL_CALLS,
     ModelPart,
     {"cost_source": "text", "price_version": "text"},
     {

@@ -30,8 +30,11 @@ from metrics_service.ingest.parts import (
 from metrics_service.ingest.rows import array, as_json, batched_ids, encode, pieces
 from metrics_service.ingest.session_state import Figures, add
 from metrics_service.ingest.telemetry import Call
+from metrics_service.rollups.ledger import Ledger
 
 _UNKNOWN = "unknown"
+
+_ids = msgspec.json.Decoder(list[UUID])
 
 
 class Place(msgspec.Struct):
@@ -60,15 +63,16 @@ class Calls(msgspec.Struct, Generic[PartT]):
         connection: ContextConnection,
         calls: Mapping[int, Call[PartT]],
         places: Mapping[UUID, Place],
+        ledger: Ledger,
     ) -> None:
         """Store the calls, each counted once; `places` has every session that they name."""
         new: set[int] = set()
         for row_ids in batched_ids(calls):
             # Rows are made piece by piece: those of a large request are never there all at once.
-            new |= await self._insert(connection, row_ids, calls, places)
+            new |= await self._insert(connection, row_ids, calls, places, ledger)
         known = {row_id: call for row_id, call in calls.items() if row_id not in new}
         if known:
-            await self._join(connection, known, places)
+            await self._join(connection, known, places, ledger)
 
     async def _insert(
         self,
@@ -76,6 +80,7 @@ class Calls(msgspec.Struct, Generic[PartT]):
         row_ids: Iterable[int],
         calls: Mapping[int, Call[PartT]],
         places: Mapping[UUID, Place],
+        ledger: Ledger,
     ) -> set[int]:
         """Store those of the calls that are new; return which were."""
         rows: list[bytes] = []
@@ -92,8 +97,12 @@ class Calls(msgspec.Struct, Generic[PartT]):
             rows.append(_row(row_id, call, head, row, others, is_counted=is_counted))
             if place is not None and is_counted:
                 added.append((row_id, place, self.figures(row)))
-        found = await connection.fetch(self.table.insert, array(rows))
-        new = {record["id"].int for record in found}
+        new: set[int] = set()
+        for found in await connection.fetch(self.table.insert, array(rows)):
+            if not found["is_ids"]:
+                ledger.enter(self.table.source, found["session_id"], found["rows"])
+            elif found["rows"] is not None:
+                new = {one.int for one in _ids.decode(found["rows"])}
         for row_id, place, figures in added:
             if row_id in new:
                 add(place.figures, figures)
@@ -107,8 +116,10 @@ class Calls(msgspec.Struct, Generic[PartT]):
         connection: ContextConnection,
         calls: Mapping[int, Call[PartT]],
         places: Mapping[UUID, Place],
+        ledger: Ledger,
     ) -> None:
         changed: list[bytes] = []
+        changed_ids: list[UUID] = []
         ids = as_json([f"{row_id:032x}" for row_id in sorted(calls)])
         for found in await connection.fetch(self.table.find, ids):
             row_id = found["id"].int
@@ -125,11 +136,15 @@ class Calls(msgspec.Struct, Generic[PartT]):
             is_counted = self._counts(rank, place)
             joined = Call(None, "", rank, parts)
             changed.append(_row(row_id, joined, head_of(found), row, others, is_counted=is_counted))
+            changed_ids.append(found["id"])
             if place is not None:
                 add(place.figures, self._counted(found) if found["is_counted"] else {}, -1)
                 add(place.figures, self.figures(row) if is_counted else {})
+        source = self.table.source
+        await ledger.enter_rows(connection, source, changed_ids, sign=-1)
         for piece in pieces(changed):
-            await connection.execute(self.table.change, piece)
+            for added in await connection.fetch(self.table.change, piece):
+                ledger.enter(source, added["session_id"], added["rows"])
 
     def _parts(self, found: Record) -> dict[str, PartT]:
         if found["parts"] is not None:
@@ -137,7 +152,9 @@ class Calls(msgspec.Struct, Generic[PartT]):
         part = msgspec.json.decode(found["row"], type=self.table.kind)
         return {found["part"]: _as_told(part, found["row"])}
 
-    async def demote(self, connection: ContextConnection, places: Iterable[Place]) -> None:
+    async def demote(
+        self, connection: ContextConnection, places: Iterable[Place], ledger: Ledger
+    ) -> None:
         """Something better tells of these sessions' calls from now on."""
         by_id = {place.id: place for place in places}
         if not by_id:
@@ -145,6 +162,8 @@ class Calls(msgspec.Struct, Generic[PartT]):
         ranks = [
             {"session_id": place.id, "rank": getattr(place, self.rank)} for place in by_id.values()
         ]
+        for found in await connection.fetch(self.table.outdone, as_json(ranks)):
+            ledger.enter(self.table.source, found["session_id"], found["rows"], sign=-1)
         for found in await connection.fetch(self.table.demote, as_json(ranks)):
             add(by_id[found["session_id"]].figures, self._counted(found), -1)
 

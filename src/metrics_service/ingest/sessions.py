@@ -15,6 +15,7 @@ import msgspec
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import NotFoundError
 from metrics_service.ingest.records import SessionRecord, session_id_of
+from metrics_service.rollups.ledger import Ledger
 
 
 class Extent(msgspec.Struct, omit_defaults=True):
@@ -34,61 +35,56 @@ class Extent(msgspec.Struct, omit_defaults=True):
     cost_usd_micros: int = 0
 
 
-EXTEND = """
-WITH extent AS MATERIALIZED (
+# Locked as they were, in the order of their ids, and nothing but their existence is decided.
+HOLD = """
+WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::json) AS r(
-        id uuid, agent text, external_id text, started_at timestamptz, last_event_at timestamptz,
-        user_id uuid, tool_call_count bigint, tool_error_count bigint, model_call_count bigint,
-        input_tokens bigint, output_tokens bigint, cost_usd_micros bigint)
+        id uuid, agent text, external_id text, started_at timestamptz, last_event_at timestamptz)
 )
-INSERT INTO metrics_sessions AS s
-    (id, agent, external_id, started_at, last_event_at, user_id, tool_call_count,
-     tool_error_count, model_call_count, input_tokens, output_tokens, cost_usd_micros)
-SELECT id, agent, external_id, started_at, last_event_at, user_id,
-       coalesce(tool_call_count, 0), coalesce(tool_error_count, 0), coalesce(model_call_count, 0),
-       coalesce(input_tokens, 0), coalesce(output_tokens, 0), coalesce(cost_usd_micros, 0)
-FROM extent ORDER BY id
-ON CONFLICT (tenant_id, id) DO UPDATE SET
-    started_at = least(s.started_at, excluded.started_at),
-    last_event_at = greatest(s.last_event_at, excluded.last_event_at),
-    user_id = coalesce(s.user_id, excluded.user_id),
-    tool_call_count = s.tool_call_count + excluded.tool_call_count,
-    tool_error_count = s.tool_error_count + excluded.tool_error_count,
-    model_call_count = s.model_call_count + excluded.model_call_count,
-    input_tokens = s.input_tokens + excluded.input_tokens,
-    output_tokens = s.output_tokens + excluded.output_tokens,
-    cost_usd_micros = s.cost_usd_micros + excluded.cost_usd_micros,
+INSERT INTO metrics_sessions AS s (id, agent, external_id, started_at, last_event_at)
+SELECT id, agent, external_id, started_at, coalesce(last_event_at, started_at)
+FROM given ORDER BY id
+ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
+RETURNING id, xmax = 0 AS is_new
+"""
+
+EXTEND = """
+UPDATE metrics_sessions s SET
+    started_at = least(s.started_at, e.started_at),
+    last_event_at = greatest(s.last_event_at, e.last_event_at),
+    user_id = coalesce(s.user_id, e.user_id),
+    tool_call_count = s.tool_call_count + coalesce(e.tool_call_count, 0),
+    tool_error_count = s.tool_error_count + coalesce(e.tool_error_count, 0),
+    model_call_count = s.model_call_count + coalesce(e.model_call_count, 0),
+    input_tokens = s.input_tokens + coalesce(e.input_tokens, 0),
+    output_tokens = s.output_tokens + coalesce(e.output_tokens, 0),
+    cost_usd_micros = s.cost_usd_micros + coalesce(e.cost_usd_micros, 0),
     updated_at = now()
+FROM json_to_recordset($1::json) AS e(
+    id uuid, started_at timestamptz, last_event_at timestamptz, user_id uuid,
+    tool_call_count bigint, tool_error_count bigint, model_call_count bigint,
+    input_tokens bigint, output_tokens bigint, cost_usd_micros bigint)
+WHERE s.id = e.id
 """
 
 STATE = """
-WITH stated AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1::json) AS r(
-        id uuid, agent text, external_id text, session_type text, started_at timestamptz,
-        ended_at timestamptz, user_id uuid, repository text, branch text, team text,
-        productivity_score double precision, metadata jsonb)
-)
-INSERT INTO metrics_sessions AS s
-    (id, agent, external_id, session_type, started_at, ended_at, last_event_at, user_id,
-     repository, branch, team, productivity_score, metadata)
-SELECT id, agent, external_id, session_type, started_at, ended_at, coalesce(ended_at, started_at),
-       user_id, repository, branch, team, productivity_score, coalesce(metadata, '{}')
-FROM stated ORDER BY id
-ON CONFLICT (tenant_id, id) DO UPDATE SET
-    session_type = coalesce(excluded.session_type, s.session_type),
-    started_at = excluded.started_at,
-    ended_at = CASE WHEN coalesce(excluded.ended_at, s.ended_at) < excluded.started_at
-                    THEN excluded.started_at ELSE coalesce(excluded.ended_at, s.ended_at) END,
-    last_event_at = greatest(s.last_event_at, excluded.last_event_at),
-    user_id = coalesce(excluded.user_id, s.user_id),
-    repository = coalesce(excluded.repository, s.repository),
-    branch = coalesce(excluded.branch, s.branch),
-    team = coalesce(excluded.team, s.team),
-    productivity_score = coalesce(excluded.productivity_score, s.productivity_score),
-    -- Of what was stated: the row proposed for insertion has no null left to tell.
-    metadata = coalesce((SELECT t.metadata FROM stated t WHERE t.id = s.id), s.metadata),
+UPDATE metrics_sessions s SET
+    session_type = coalesce(r.session_type, s.session_type),
+    started_at = r.started_at,
+    ended_at = CASE WHEN coalesce(r.ended_at, s.ended_at) < r.started_at
+                    THEN r.started_at ELSE coalesce(r.ended_at, s.ended_at) END,
+    last_event_at = greatest(s.last_event_at, r.ended_at, r.started_at),
+    user_id = coalesce(r.user_id, s.user_id),
+    repository = coalesce(r.repository, s.repository),
+    branch = coalesce(r.branch, s.branch),
+    team = coalesce(r.team, s.team),
+    productivity_score = coalesce(r.productivity_score, s.productivity_score),
+    metadata = coalesce(r.metadata, s.metadata),
     updated_at = now()
-RETURNING id, xmax = 0 AS is_new
+FROM json_to_recordset($1::json) AS r(
+    id uuid, session_type text, started_at timestamptz, ended_at timestamptz, user_id uuid,
+    repository text, branch text, team text, productivity_score double precision, metadata jsonb)
+WHERE s.id = r.id
 """
 
 DROP_TAGS = """
@@ -138,11 +134,29 @@ async def require_session(connection: ContextConnection, session_id: UUID) -> No
         raise NotFoundError("session", session_id)
 
 
-async def extend_sessions(connection: ContextConnection, extents: Iterable[Extent]) -> None:
+async def extend_sessions(
+    connection: ContextConnection, extents: Iterable[Extent], ledger: Ledger
+) -> None:
     """Create or extend sessions by what a batch really inserted."""
     rows = list(extents)
-    if rows:
-        await connection.execute(EXTEND, _json(rows))
+    if not rows:
+        return
+    await _hold(connection, rows, ledger)
+    await connection.execute(EXTEND, _json(rows))
+    await ledger.put_sessions(connection)
+
+
+async def _hold(
+    connection: ContextConnection, rows: Iterable[msgspec.Struct], ledger: Ledger
+) -> dict[UUID, bool]:
+    """Lock the sessions, making those that are not there; say for each id if it is new."""
+    found = await connection.fetch(HOLD, _json(list(rows)))
+    known = {row["id"]: row["is_new"] for row in found}
+    for session_id, is_new in known.items():
+        if is_new:
+            ledger.make_session(session_id)
+    await ledger.take_sessions(connection, [it for it, is_new in known.items() if not is_new])
+    return known
 
 
 class _StatedRow(SessionRecord):
@@ -154,6 +168,7 @@ async def state_sessions(
     tenant_id: UUID,
     records: list[SessionRecord],
     users: dict[str, UUID],
+    ledger: Ledger,
 ) -> dict[UUID, bool]:
     """Create or update sessions as their clients describe them; say for each id if it is new.
 
@@ -171,9 +186,11 @@ async def state_sessions(
                 "id": row_id,
             }
         )
-    found = await connection.fetch(STATE, _json(list(rows.values())))
+    known = await _hold(connection, rows.values(), ledger)
+    await connection.execute(STATE, _json(list(rows.values())))
     await _state_tags(connection, rows)
-    return {row["id"]: row["is_new"] for row in found}
+    await ledger.put_sessions(connection)
+    return known
 
 
 async def _state_tags(connection: ContextConnection, rows: dict[UUID, _StatedRow]) -> None:

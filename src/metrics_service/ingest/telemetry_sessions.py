@@ -28,6 +28,7 @@ from metrics_service.ingest.session_state import (
     figures_of,
 )
 from metrics_service.ingest.telemetry import SessionPart, instant
+from metrics_service.rollups.ledger import Place
 
 # An end is the end unless something happens later; exporters flush for some seconds after it.
 GRACE_NS = 30 * 10**9
@@ -66,10 +67,8 @@ WITH given AS MATERIALIZED (
 )
 INSERT INTO metrics_sessions AS s (id, agent, external_id, started_at, last_event_at)
 SELECT id, agent, external_id, started_at, last_event_at FROM given ORDER BY id
-ON CONFLICT (tenant_id, id) DO UPDATE SET
-    started_at = least(s.started_at, excluded.started_at),
-    last_event_at = greatest(s.last_event_at, excluded.last_event_at)
-RETURNING id, agent, external_id, started_at, last_event_at, ended_at, user_id,
+ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
+RETURNING id, xmax = 0 AS is_new, agent, external_id, started_at, last_event_at, ended_at, user_id,
     parent_session_id, tool_call_count, model_call_count, prompt_count, turn_count, compactions,
     signals, telemetry::text,
     session_type, repository, branch, team, project, environment, commit_sha, cost_center,
@@ -159,6 +158,15 @@ class Held(msgspec.Struct):
         return self.row["id"]  # type: ignore[no-any-return]  # a uuid
 
     @property
+    def is_new(self) -> bool:
+        return self.row["is_new"]  # type: ignore[no-any-return]  # a boolean
+
+    @property
+    def place(self) -> Place:
+        """Where the session stands from now on."""
+        return Place(_kept(self, "team"), _kept(self, "repository"))
+
+    @property
     def is_known(self) -> bool:
         """Whether telemetry told of the session before."""
         return self.row["telemetry"] is not None
@@ -168,6 +176,7 @@ async def hold_sessions(
     connection: ContextConnection, parts: Iterable[SessionPart]
 ) -> dict[UUID, Held]:
     """Create or lock the sessions, in the order of their ids."""
+    by_id = {part.id: part for part in parts}
     given = [
         {
             "id": part.id,
@@ -176,14 +185,15 @@ async def hold_sessions(
             "started_at": instant(part.first_ns),
             "last_event_at": instant(part.last_ns),
         }
-        for part in parts
+        for part in by_id.values()
     ]
     if not given:
         return {}
-    return {row["id"]: _held(row) for row in await connection.fetch(LOCK, as_json(given))}
+    found = await connection.fetch(LOCK, as_json(given))
+    return {row["id"]: _held(row, by_id[row["id"]]) for row in found}
 
 
-def _held(row: Record) -> Held:
+def _held(row: Record, part: SessionPart) -> Held:
     stored = (row["telemetry"] or "{}").encode()
     before = msgspec.json.decode(stored, type=State)
     native = {
@@ -197,8 +207,8 @@ def _held(row: Record) -> Held:
         native,
         {},
         row["user_id"],
-        row["started_at"],
-        row["last_event_at"],
+        min(row["started_at"], instant(part.first_ns)),
+        max(row["last_event_at"], instant(part.last_ns)),
         set(row["signals"]),
     )
 

@@ -33,11 +33,14 @@ from metrics_service.ingest.sessions import (
     state_sessions,
 )
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES, ToolNames
+from metrics_service.rollups.ledger import Ledger
+from metrics_service.rollups.sources import MODEL_CALLS, TOOL_METRICS
+from metrics_service.rollups.statements import contributions
 
 Fact = ToolMetricRecord | ModelCallRecord
 FactT = TypeVar("FactT", ToolMetricRecord, ModelCallRecord)
 
-INSERT_TOOL_METRICS = """
+INSERT_TOOL_METRICS = f"""
 WITH item AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::json) AS r(
         id uuid, session_id uuid, agent text, user_id uuid, tool_name text, tool_category text,
@@ -53,16 +56,18 @@ WITH item AS MATERIALIZED (
            metadata
     FROM item
     ON CONFLICT (tenant_id, id) DO NOTHING
-    RETURNING session_id, started_at, duration_ms, status
-)
-SELECT session_id, count(*) AS tool_call_count,
-       count(*) FILTER (WHERE status IN ('error', 'timeout')) AS tool_error_count,
-       min(started_at) AS started_at,
-       max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
-FROM stored GROUP BY session_id
+    RETURNING {", ".join(TOOL_METRICS.needs)}
+), extent AS (
+    SELECT session_id, count(*) AS tool_call_count,
+           count(*) FILTER (WHERE status IN ('error', 'timeout')) AS tool_error_count,
+           min(started_at) AS started_at,
+           max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
+    FROM stored GROUP BY session_id
+), contribution AS ({contributions(TOOL_METRICS, "stored")})
+SELECT e.*, c.rows FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
 """
 
-INSERT_MODEL_CALLS = """
+INSERT_MODEL_CALLS = f"""
 WITH item AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::json) AS r(
         id uuid, session_id uuid, agent text, user_id uuid, started_at timestamptz,
@@ -83,19 +88,22 @@ WITH item AS MATERIALIZED (
            reasoning_tokens, cost_usd_micros, coalesce(cost_source, 'none'), coalesce(attempts, 1)
     FROM item
     ON CONFLICT (tenant_id, id) DO NOTHING
-    RETURNING session_id, started_at, duration_ms, input_tokens, output_tokens, cost_usd_micros
-)
-SELECT session_id, count(*) AS model_call_count,
-       coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
-       coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
-       coalesce(sum(cost_usd_micros), 0)::bigint AS cost_usd_micros,
-       min(started_at) AS started_at,
-       max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
-FROM stored GROUP BY session_id
+    RETURNING {", ".join(MODEL_CALLS.needs)}
+), extent AS (
+    SELECT session_id, count(*) AS model_call_count,
+           coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
+           coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+           coalesce(sum(cost_usd_micros), 0)::bigint AS cost_usd_micros,
+           min(started_at) AS started_at,
+           max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
+    FROM stored GROUP BY session_id
+), contribution AS ({contributions(MODEL_CALLS, "stored")})
+SELECT e.*, c.rows FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
 """
 
 COUNT = {ToolMetricRecord: "tool_call_count", ModelCallRecord: "model_call_count"}
 INSERT = {ToolMetricRecord: INSERT_TOOL_METRICS, ModelCallRecord: INSERT_MODEL_CALLS}
+SOURCE = {ToolMetricRecord: TOOL_METRICS, ModelCallRecord: MODEL_CALLS}
 
 # Keys of metadata in one order, whatever order the client's dictionary had this time.
 _content = msgspec.json.Encoder(order="deterministic")
@@ -152,15 +160,18 @@ async def write_facts(
     facts.reverse()
     rows = sorted([batch.row(facts.pop()) for _ in range(count)])
     extents: dict[UUID, Extent] = {}
+    ledger = Ledger()
     inserted = 0
     while rows:
         piece = rows[:ROWS_A_STATEMENT]
         del rows[:ROWS_A_STATEMENT]
         for found in await connection.fetch(INSERT[kind], _array(piece)):
             inserted += found[COUNT[kind]]
+            ledger.enter(SOURCE[kind], found["session_id"], found["rows"])
             if found["session_id"] is not None:
                 _add(extents, found, batch)
-    await extend_sessions(connection, extents.values())
+    await extend_sessions(connection, extents.values(), ledger)
+    await ledger.write(connection)
     return Receipt(inserted=inserted, duplicates=count - inserted)
 
 
@@ -271,7 +282,7 @@ def _add(extents: dict[UUID, Extent], found: Any, batch: _Batch) -> None:
     extent.started_at = min(extent.started_at, found["started_at"])
     extent.last_event_at = max(extent.last_event_at, found["last_event_at"])
     for column, value in found.items():
-        if column not in ("session_id", "started_at", "last_event_at"):
+        if column not in ("session_id", "started_at", "last_event_at", "rows"):
             setattr(extent, column, getattr(extent, column) + value)
 
 
@@ -300,4 +311,7 @@ async def write_sessions(
             record.user_email = record.user_email.lower()
     emails = {record.user_email for record in records if record.user_email is not None}
     users = await users_by_email(connection, emails)
-    return await state_sessions(connection, tenant_id, records, users)
+    ledger = Ledger()
+    known = await state_sessions(connection, tenant_id, records, users, ledger)
+    await ledger.write(connection)
+    return known

@@ -35,6 +35,9 @@ from metrics_service.ingest.temporality import take_deltas
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.tool_spans import find_calls
 from metrics_service.ingest.traces import Adoption, find_traces
+from metrics_service.rollups.ledger import Ledger
+from metrics_service.rollups.sources import MODEL_CALLS as MODEL_CALLS_SOURCE
+from metrics_service.rollups.statements import contributions
 
 OTHER = "other"
 """The name of tools when a tenant has too many."""
@@ -60,10 +63,13 @@ UPDATE counter_deltas t SET session_id = r.new_id, agent = r.agent
 FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
 WHERE t.session_id = r.old_id
 """
-PROVIDE = """
-UPDATE model_calls t SET provider = r.provider
-FROM json_to_recordset($1::json) AS r(session_id uuid, provider text)
-WHERE t.session_id = r.session_id AND t.part IS NOT NULL AND t.provider IS NULL
+PROVIDE = f"""
+WITH changed AS (
+    UPDATE model_calls t SET provider = r.provider
+    FROM json_to_recordset($1::json) AS r(session_id uuid, provider text)
+    WHERE t.session_id = r.session_id AND t.part IS NOT NULL AND t.provider IS NULL
+    RETURNING {", ".join(f"t.{name}" for name in MODEL_CALLS_SOURCE.needs)}
+) {contributions(MODEL_CALLS_SOURCE, "changed")}
 """
 ADOPT_TAGS = """
 WITH gone AS MATERIALIZED (
@@ -118,23 +124,25 @@ class TelemetryWriter:
         held = await hold_sessions(connection, [*parts.values(), *others])
         adoptions = [one for one in adoptions if one.old_id in held and one.new_id in held]
         _decide(out, held, parts, adoptions, users)
+        ledger = await _open_ledger(connection, held)
+        await self._hand_over(connection, held, adoptions, ledger)
+        for adoption in adoptions:
+            del held[adoption.old_id]
         places = {session_id: _place(one) for session_id, one in held.items()}
-        await self._adopt(connection, adoptions)
-        await self._demote(connection, held, places, {one.new_id for one in adoptions})
-        await self._tools.store(connection, out.tools, places)
-        await self._models.store(connection, out.models, places)
-        await _provide(connection, out, held, adoptions)
+        await self._demote(connection, held, places, {one.new_id for one in adoptions}, ledger)
+        await self._tools.store(connection, out.tools, places, ledger)
+        await self._models.store(connection, out.models, places, ledger)
+        await _provide(connection, out, held, adoptions, ledger)
         tallies = await store_events(connection, out.events, places)
         meters = await store_deltas(connection, deltas, places)
         for session_id, one in held.items():
             add(one.state.calls, places[session_id].figures)
             add(one.tallies, tallies.get(session_id, {}))
             add(one.state.meters, meters.get(session_id, {}))
-        for adoption in adoptions:
-            del held[adoption.old_id]
-        await self._attribute(connection, held.values(), {one.new_id for one in adoptions})
         await drop_sessions(connection, [one.old_id for one in adoptions])
         await change_sessions(connection, out.tenant_id, held.values(), parts)
+        await ledger.put_sessions(connection)
+        await ledger.write(connection)
         return names
 
     def remember(self, tenant_id: UUID, names: set[str]) -> None:
@@ -155,18 +163,47 @@ class TelemetryWriter:
                     part.tool_name = OTHER
         return names - too_many
 
-    async def _adopt(self, connection: ContextConnection, adoptions: list[Adoption]) -> None:
-        if not adoptions:
+    async def _hand_over(
+        self,
+        connection: ContextConnection,
+        held: dict[UUID, Held],
+        adoptions: list[Adoption],
+        ledger: Ledger,
+    ) -> None:
+        """Give rows that are there already to the session, and the user, they turned out to be of."""
+        adopting = {one.new_id for one in adoptions}
+        adopted = {one.old_id for one in adoptions}
+        changed = [
+            {"session_id": one.id, "user_id": one.user_id}
+            for one in held.values()
+            if one.user_id is not None
+            and one.id not in adopted
+            and (one.id in adopting or (one.is_known and one.user_id != one.row["user_id"]))
+        ]
+        concerned = adopting | {row["session_id"] for row in changed}
+        if not concerned:
             return
-        pairs = as_json(adoptions)
-        for statement in (
-            self._tools.table.adopt,
-            self._models.table.adopt,
-            ADOPT_EVENTS,
-            ADOPT_DELTAS,
-            ADOPT_TAGS,
-        ):
-            await connection.execute(statement, pairs)
+        await ledger.enter_facts(connection, concerned | adopted, sign=-1)
+        if adoptions:
+            pairs = as_json(adoptions)
+            for statement in (
+                self._tools.table.adopt,
+                self._models.table.adopt,
+                ADOPT_EVENTS,
+                ADOPT_DELTAS,
+                ADOPT_TAGS,
+            ):
+                await connection.execute(statement, pairs)
+        if changed:
+            owners = as_json(changed)
+            for statement in (
+                self._tools.table.attribute,
+                self._models.table.attribute,
+                ATTRIBUTE_EVENTS,
+                ATTRIBUTE_DELTAS,
+            ):
+                await connection.execute(statement, owners)
+        await ledger.enter_facts(connection, concerned, sign=1)
 
     async def _demote(
         self,
@@ -174,6 +211,7 @@ class TelemetryWriter:
         held: dict[UUID, Held],
         places: dict[UUID, Place],
         adopting: set[UUID],
+        ledger: Ledger,
     ) -> None:
         def outdone(rank: str) -> list[Place]:
             return [
@@ -183,29 +221,8 @@ class TelemetryWriter:
                 or 0 < getattr(one.before, rank) < getattr(one.state, rank)
             ]
 
-        await self._tools.demote(connection, outdone("tool_rank"))
-        await self._models.demote(connection, outdone("model_rank"))
-
-    async def _attribute(
-        self, connection: ContextConnection, held: Iterable[Held], adopting: set[UUID]
-    ) -> None:
-        """Give rows that are there already to the user whom their session turned out to be of."""
-        changed = [
-            {"session_id": one.id, "user_id": one.user_id}
-            for one in held
-            if one.user_id is not None
-            and (one.id in adopting or (one.is_known and one.user_id != one.row["user_id"]))
-        ]
-        if not changed:
-            return
-        pairs = as_json(changed)
-        for statement in (
-            self._tools.table.attribute,
-            self._models.table.attribute,
-            ATTRIBUTE_EVENTS,
-            ATTRIBUTE_DELTAS,
-        ):
-            await connection.execute(statement, pairs)
+        await self._tools.demote(connection, outdone("tool_rank"), ledger)
+        await self._models.demote(connection, outdone("model_rank"), ledger)
 
     def _finish(self, row: ModelPart) -> tuple[ModelPart, dict[str, Any]]:
         if row.input_tokens is not None:
@@ -229,6 +246,7 @@ async def _provide(
     out: Telemetry,
     held: dict[UUID, Held],
     adoptions: list[Adoption],
+    ledger: Ledger,
 ) -> None:
     """Give model calls the provider that only their session names, as Codex has it."""
     fresh = {call.session.id for call in out.models.values() if call.session is not None}
@@ -239,8 +257,23 @@ async def _provide(
         if "provider" in one.state.said
         and (session_id in fresh or "provider" not in one.before.said)
     ]
-    if named:
-        await connection.execute(PROVIDE, as_json(named))
+    if not named:
+        return
+    for found in await connection.fetch(PROVIDE, as_json(named)):
+        session_id, rows = found["session_id"], found["rows"]
+        before = [{**row, "provider": None} for row in msgspec.json.decode(rows)]
+        ledger.enter(MODEL_CALLS_SOURCE, session_id, as_json(before), sign=-1)
+        ledger.enter(MODEL_CALLS_SOURCE, session_id, rows)
+
+
+async def _open_ledger(connection: ContextConnection, held: dict[UUID, Held]) -> Ledger:
+    ledger = Ledger()
+    for session_id, one in held.items():
+        if one.is_new:
+            ledger.make_session(session_id, one.place)
+    there = [session_id for session_id, one in held.items() if not one.is_new]
+    await ledger.take_sessions(connection, there)
+    return ledger
 
 
 async def _users(

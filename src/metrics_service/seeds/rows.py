@@ -15,6 +15,7 @@ from metrics_service.ingest.people import users_by_email
 from metrics_service.ingest.records import ModelCallRecord, ToolMetricRecord
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write import admit_facts, write_facts, write_sessions
+from metrics_service.rollups.ledger import Ledger
 from metrics_service.seeds.companies import Company
 from metrics_service.seeds.dashboards import BY_PLAN, Dashboard
 from metrics_service.seeds.work import EXTERNAL_ID_PREFIX, Work
@@ -54,14 +55,19 @@ SELECT id, version, name, description, layout, widgets, visibility, tags, owner_
 ON CONFLICT (tenant_id, dashboard_id, version) DO NOTHING
 """
 
-SEEDED_SESSIONS = "SELECT id FROM metrics_sessions WHERE starts_with(external_id, $1)"
-CLEAR_SESSIONS = (
-    f"DELETE FROM tool_metrics WHERE session_id IN ({SEEDED_SESSIONS})",
-    f"DELETE FROM model_calls WHERE session_id IN ({SEEDED_SESSIONS})",
-    f"DELETE FROM session_events WHERE session_id IN ({SEEDED_SESSIONS})",
-    f"DELETE FROM counter_deltas WHERE session_id IN ({SEEDED_SESSIONS})",
-    f"DELETE FROM session_tags WHERE session_id IN ({SEEDED_SESSIONS})",
-    "DELETE FROM metrics_sessions WHERE starts_with(external_id, $1)",
+SEEDED_SESSIONS = """
+SELECT id FROM metrics_sessions WHERE starts_with(external_id, $1) ORDER BY id FOR UPDATE
+"""
+CLEAR_SESSIONS = tuple(
+    f"DELETE FROM {table} WHERE {key} IN (SELECT value::uuid FROM json_array_elements_text($1::json))"
+    for table, key in (
+        ("tool_metrics", "session_id"),
+        ("model_calls", "session_id"),
+        ("session_events", "session_id"),
+        ("counter_deltas", "session_id"),
+        ("session_tags", "session_id"),
+        ("metrics_sessions", "id"),
+    )
 )
 CLEAR_BY_ID = (
     "DELETE FROM dashboard_configs WHERE id = ANY ($1::uuid[])",
@@ -144,8 +150,13 @@ async def add_dashboards(connection: ContextConnection, tenant_id: UUID, company
 
 async def clear(connection: ContextConnection, tenant_id: UUID, company: Company) -> None:
     """Remove what was seeded; what anybody else sent to the tenant stays."""
+    seeded = [row["id"] for row in await connection.fetch(SEEDED_SESSIONS, EXTERNAL_ID_PREFIX)]
+    ledger = Ledger()
+    await ledger.take_sessions(connection, seeded)
+    await ledger.enter_facts(connection, seeded, sign=-1)
     for statement in CLEAR_SESSIONS:
-        await connection.execute(statement, EXTERNAL_ID_PREFIX)
+        await connection.execute(statement, _json(seeded))
+    await ledger.write(connection)
     for statement, ids in zip(CLEAR_BY_ID, _ids(tenant_id, company), strict=True):
         await connection.execute(statement, ids)
 

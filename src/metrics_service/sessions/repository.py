@@ -13,6 +13,7 @@ from metrics_service.db.listing import as_raw, keyset
 from metrics_service.db.pages import Position
 from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.rollups.ledger import Ledger
 from metrics_service.sessions.schemas import SessionPatch, SessionQuery, SessionUser, SessionView
 
 # Agents seldom say that they end: a session of telemetry is over when nothing happened for a while, and
@@ -166,6 +167,10 @@ async def change_session(
     connection: ContextConnection, session_id: UUID, patch: SessionPatch
 ) -> bool:
     """Set the given fields; False when there is no such session."""
+    if not await _lock(connection, session_id):
+        return False
+    ledger = Ledger()
+    await ledger.take_sessions(connection, [session_id])
     given = patch.given()
     tags = given.pop("tags", None)
     where = Where(session_id)
@@ -178,14 +183,22 @@ async def change_session(
         # Bound again: on the right of SET, the column would still be the old one.
         started_at = where.bind(given["started_at"])
         changes.append(f"last_event_at = greatest(last_event_at, {started_at})")
-    done = await connection.fetchval(
-        f"UPDATE metrics_sessions SET {', '.join(changes)} WHERE id = $1 RETURNING 1", *where.values
+    await connection.execute(
+        f"UPDATE metrics_sessions SET {', '.join(changes)} WHERE id = $1", *where.values
     )
-    if done is None:
-        return False
     if tags is not None:
         await _replace_tags(connection, session_id, tags)
+    await ledger.put_sessions(connection)
+    await ledger.write(connection)
     return True
+
+
+async def _lock(connection: ContextConnection, session_id: UUID) -> bool:
+    """Lock a session; False when there is none."""
+    found = await connection.fetchval(
+        "SELECT 1 FROM metrics_sessions WHERE id = $1 FOR UPDATE", session_id
+    )
+    return found is not None
 
 
 async def _replace_tags(connection: ContextConnection, session_id: UUID, tags: list[str]) -> None:
@@ -204,15 +217,16 @@ async def _replace_tags(connection: ContextConnection, session_id: UUID, tags: l
 async def delete_session(connection: ContextConnection, session_id: UUID) -> bool:
     """Delete a session with everything that belongs to it; False when there is none."""
     # Locked first, so that a batch that is extending it is either seen whole or comes after.
-    found = await connection.fetchval(
-        "SELECT 1 FROM metrics_sessions WHERE id = $1 FOR UPDATE", session_id
-    )
-    if found is None:
+    if not await _lock(connection, session_id):
         return False
+    ledger = Ledger()
+    await ledger.take_sessions(connection, [session_id])
+    await ledger.enter_facts(connection, [session_id], sign=-1)
     # Writers lock these before the session: whoever holds one waits for us, and goes on with it.
     await connection.execute(DROP_SPANS, session_id)
     await connection.execute(DROP_TRACES, session_id)
     for table in OWNED:
         await connection.execute(f"DELETE FROM {table} WHERE session_id = $1", session_id)
     await connection.execute("DELETE FROM metrics_sessions WHERE id = $1", session_id)
+    await ledger.write(connection)
     return True

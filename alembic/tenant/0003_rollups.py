@@ -1,0 +1,195 @@
+"""Rollups: what happened by the hour and by the day, kept in step with the rows themselves."""
+
+from alembic import op
+
+revision = "tenant_0003"
+down_revision = "tenant_0002"
+branch_labels = None
+depends_on = None
+
+TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_usd_micros",
+)
+FIGURES = (
+    "tool_call_count",
+    "tool_error_count",
+    "tool_reject_count",
+    "model_call_count",
+    "model_error_count",
+    *TOKENS,
+    "lines_added",
+    "lines_removed",
+    "commits",
+    "pull_requests",
+    "prompt_count",
+    "turn_count",
+    "compactions",
+)
+TOOL_STATUSES = ("success", "error", "rejected", "cancelled", "timeout", "unknown")
+MODEL_STATUSES = ("success", "error", "cancelled")
+DECISIONS = ("accept", "modify", "reject", "cancel")
+
+
+def _each(column, values):
+    return {f"{column}_{value}": f"(f.{column} = '{value}')::int" for value in values}
+
+
+def _microseconds(column):
+    return f"CASE WHEN f.{column} >= 0 THEN round(least(f.{column}, 1e13) * 1000)::bigint END"
+
+
+def _timed(name):
+    return {
+        f"{name}_count": f"(f.{name}_ms IS NOT NULL)::int",
+        f"{name}_us": _microseconds(f"{name}_ms"),
+    }
+
+
+def _plain(*columns):
+    return {column: f"f.{column}" for column in columns}
+
+
+# Of each table: its own dimensions, and what one row adds to the sums.
+SOURCES = {
+    "tool_metrics": (
+        ("tool_name", "tool_category"),
+        {
+            "count": "1",
+            **_each("status", TOOL_STATUSES),
+            **_each("decision", DECISIONS),
+            **_timed("duration"),
+            **_timed("wait"),
+            "cpu_us": _microseconds("cpu_ms"),
+        },
+    ),
+    "model_calls": (
+        ("provider", "request_model"),
+        {
+            "count": "1",
+            **_each("status", MODEL_STATUSES),
+            **_timed("duration"),
+            **_timed("ttft"),
+            **_plain(*TOKENS, "input_uncached_tokens"),
+            "estimated_cost_usd_micros": (
+                "CASE WHEN f.cost_source = 'estimated' THEN f.cost_usd_micros END"
+            ),
+        },
+    ),
+    "sessions": (
+        ("session_type",),
+        {
+            "count": "1",
+            **_plain(*FIGURES),
+            "active_ms_user": "round(f.active_seconds_user * 1000)::bigint",
+            "active_ms_agent": "round(f.active_seconds_agent * 1000)::bigint",
+            "score_count": "(f.productivity_score IS NOT NULL)::int",
+            "score_milli": "round(f.productivity_score * 1000)::bigint",
+        },
+    ),
+}
+WHO = ("agent", "user_id", "team", "repository")
+GRAINS = {"hourly": "hour", "daily": "day"}
+
+BITS = "float8send(least(f.duration_ms, 2::float8 ^ 44))"
+# One duration in the histogram: twelve digits a bucket, 32 buckets an octave.
+DURATION = f"""
+    ('1e' || 12 * (CASE WHEN f.duration_ms < 2::float8 ^ -20 THEN -641 WHEN f.duration_ms >= 0 THEN
+        get_byte({BITS}, 0) * 512 + get_byte({BITS}, 1) * 2 + get_byte({BITS}, 2) / 128 - 32736
+        END))::numeric
+"""
+
+
+def _create(name, grain, own, sums):
+    dimensions = (*own, *WHO)
+    typed = ", ".join(
+        f"{column} uuid" if column == "user_id" else f'{column} text COLLATE "C"'
+        for column in dimensions
+    )
+    added = ", ".join(
+        f"{column} {'bigint' if column == 'count' else 'numeric'} NOT NULL" for column in sums
+    )
+    durations = "" if name == "sessions" else "durations numeric NOT NULL,"
+    table = f"{name}_{grain}"
+    # Rows are changed far more often than made; a histogram shrinks to what it has.
+    op.execute(
+        f"""
+        CREATE TABLE {table} (
+            tenant_id uuid NOT NULL DEFAULT shared.current_tenant(),
+            cube text COLLATE "C" NOT NULL,
+            bucket timestamptz NOT NULL,
+            {typed}, {added}, {durations}
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            CONSTRAINT {table}_key UNIQUE NULLS NOT DISTINCT
+                (tenant_id, cube, bucket, {", ".join(dimensions)}),
+            CONSTRAINT {table}_cube CHECK (cube IN ('what', 'who', 'all'))
+        ) WITH (fillfactor = 70, toast_tuple_target = 256)
+        """
+    )
+    if durations:
+        op.execute(f"ALTER TABLE {table} ALTER COLUMN durations SET STORAGE MAIN")
+
+
+def _fill(name, grain, own, sums):
+    """Roll up what is there already."""
+    dimensions = (*own, *WHO)
+    unit = GRAINS[grain]
+    if name == "sessions":
+        relation, place, arrived = "metrics_sessions f", "f", "created_at"
+    else:
+        relation = f"""{name} f LEFT JOIN metrics_sessions s
+            ON s.tenant_id = f.tenant_id AND s.id = f.session_id WHERE f.is_counted"""
+        place, arrived = "s", "received_at"
+        sums = {**sums, "durations": DURATION}
+    row = ", ".join(
+        [
+            f"""date_trunc('{unit}', least(greatest(f.started_at,
+                '2015-01-01T00:00:00Z'::timestamptz), f.{arrived} + interval '1 day'),
+                'UTC') AS bucket""",
+            *(
+                f"{place if column in ('team', 'repository') else 'f'}.{column}"
+                for column in dimensions
+            ),
+            *(f"{what} AS {column}" for column, what in sums.items()),
+        ]
+    )
+    cubes = {"what": (*own, "agent"), "who": WHO}
+    if grain == "daily":
+        cubes["all"] = dimensions
+    summed = ", ".join(f"coalesce(sum({column}), 0)" for column in sums)
+    parts = " UNION ALL ".join(
+        f"""
+        SELECT '{cube}', bucket,
+            {", ".join(c if c in kept else "NULL" + ("::uuid" if c == "user_id" else "") for c in dimensions)},
+            {summed}
+        FROM fact GROUP BY bucket, {", ".join(kept)}
+        """
+        for cube, kept in cubes.items()
+    )
+    op.execute(
+        f"""
+        WITH fact AS MATERIALIZED (SELECT {row} FROM {relation}),
+        summed AS MATERIALIZED ({parts})
+        INSERT INTO {name}_{grain} (cube, bucket, {", ".join(dimensions)}, {", ".join(sums)})
+        SELECT * FROM summed
+        ON CONFLICT DO NOTHING
+        """
+    )
+
+
+def upgrade() -> None:
+    for name, (own, sums) in SOURCES.items():
+        for grain in GRAINS:
+            _create(name, grain, own, sums)
+            op.protect_tenant_table(f"{name}_{grain}")
+            _fill(name, grain, own, sums)
+
+
+def downgrade() -> None:
+    for name in SOURCES:
+        for grain in GRAINS:
+            op.execute(f"DROP TABLE {name}_{grain}")

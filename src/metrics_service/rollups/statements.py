@@ -1,0 +1,203 @@
+"""The SQL of rolling up; every name in it is a constant of `sources`.
+
+A contribution is what the facts of one session, one hour and one set of dimensions add. It travels as
+JSON, because a session's team and repository are known only once the session is locked, which comes
+after its facts are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from metrics_service.rollups.histogram import one_of
+from metrics_service.rollups.sources import SOURCES, UNIT, Cube, Grain, Source
+
+
+def contributions(source: Source, relation: str) -> str:
+    """The SQL of what the facts of a relation add; one row a session, `rows` its contributions.
+
+    `relation` is a table, a CTE or a query in brackets that has the columns `source.needs`.
+    """
+    if source.is_of_sessions:
+        columns = ", ".join(
+            [
+                _bucket(source, "hourly"),
+                *(f"f.{name}" for name in source.dimensions),
+                *(f"{what} AS {name}" for name, what in source.sums.items()),
+            ]
+        )
+        return f"""
+            SELECT b.id, b.team, b.repository, row_to_json(b)::text AS rows
+            FROM (SELECT f.id, {columns} FROM {relation} f) b
+        """
+    kept = (*source.own, "agent", "user_id")
+    columns = ", ".join(
+        [
+            _bucket(source, "hourly"),
+            *(f"f.{name}" for name in kept),
+            *(f"sum({what}) AS {name}" for name, what in source.sums.items()),
+            f"array_agg({source.duration_bucket}) FILTER (WHERE f.duration_ms >= 0) AS durations",
+        ]
+    )
+    places = ", ".join(str(place) for place in range(1, len(kept) + 3))
+    return f"""
+        SELECT b.session_id, json_agg(b)::text AS rows
+        FROM (
+            SELECT f.session_id, {columns} FROM {relation} f WHERE f.is_counted GROUP BY {places}
+        ) b GROUP BY b.session_id
+    """
+
+
+def _bucket(source: Source, grain: Grain) -> str:
+    return f"date_trunc('{UNIT[grain]}', {source.moment}, 'UTC') AS bucket"
+
+
+def _of_sessions(source: Source) -> str:
+    """What the stored facts of these sessions ($1: ids as JSON) add."""
+    key = "id" if source.is_of_sessions else "session_id"
+    return contributions(
+        source,
+        f"""(SELECT * FROM {source.table} WHERE {key} IN (
+            SELECT value::uuid FROM json_array_elements_text($1::json)))""",
+    )
+
+
+def _of_rows(source: Source) -> str:
+    """What these stored facts ($1: ids as JSON) add."""
+    return contributions(
+        source,
+        f"""(SELECT * FROM {source.table} WHERE id IN (
+            SELECT value::uuid FROM json_array_elements_text($1::json)))""",
+    )
+
+
+def _roll_up(source: Source, grain: Grain) -> str:
+    typed = {name: "uuid" if name == "user_id" else "text" for name in source.dimensions}
+    placed = () if source.is_of_sessions else ("team", "repository")
+    record = ", ".join(
+        [
+            "bucket timestamptz",
+            *(f"{name} {type_}" for name, type_ in typed.items() if name not in placed),
+            *(f"{name} numeric" for name in source.sums),
+            *(["durations json"] if source.has_durations else []),
+        ]
+    )
+    columns = ", ".join(
+        f"e.{name}" if name in placed else f"r.{name}" for name in source.dimensions
+    )
+    sums = ", ".join(f"e.sign * r.{name} AS {name}" for name in source.sums)
+    if source.has_durations:
+        # Bucket by bucket, so that a thousand equal durations are one number to add.
+        sums += f""", e.sign * (
+            SELECT sum({one_of("d.bucket::int")} * d.many) FROM (
+                SELECT value AS bucket, count(*) AS many
+                FROM json_array_elements_text(r.durations) GROUP BY value) d
+        ) AS durations"""
+    return f"""
+        WITH fact AS MATERIALIZED (
+            SELECT r.bucket, {columns}, {sums}
+            FROM json_to_recordset($1::json)
+                AS e(sign int, team text, repository text, rows json),
+                LATERAL json_to_recordset(e.rows) AS r({record})
+        )
+        {_upsert(source, grain)}
+    """
+
+
+def _rebuild(source: Source, grain: Grain, where: str) -> str:
+    place = "f"
+    relation = f"{source.table} f"
+    sums = ", ".join(f"{what} AS {name}" for name, what in source.sums.items())
+    if not source.is_of_sessions:
+        place = "s"
+        relation += """ LEFT JOIN metrics_sessions s
+            ON s.tenant_id = f.tenant_id AND s.id = f.session_id"""
+        where += " AND f.is_counted"
+        sums += f", {source.duration} AS durations"
+    columns = ", ".join(
+        f"{place if name in ('team', 'repository') else 'f'}.{name}" for name in source.dimensions
+    )
+    return f"""
+        WITH fact AS MATERIALIZED (
+            SELECT {_bucket(source, grain)}, {columns}, {sums} FROM {relation} WHERE {where}
+        )
+        {_upsert(source, grain)}
+    """
+
+
+def _upsert(source: Source, grain: Grain) -> str:
+    """Add the rows of the CTE `fact` to the cubes of a grain."""
+    table = source.table_of(grain)
+    cubes = source.cubes(grain)
+    unit = UNIT[grain]
+    columns = ", ".join(source.columns)
+    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in source.columns)
+    sets = ", ".join(f"(bucket, {', '.join(kept)})" for kept in cubes.values())
+    dimensions = ", ".join(source.dimensions)
+    is_nothing = " AND ".join(f"{name} = 0" for name in source.columns)
+    changes = ", ".join(f"{name} = t.{name} + excluded.{name}" for name in source.columns)
+    return f"""
+        INSERT INTO {table} AS t (cube, bucket, {dimensions}, {columns})
+        SELECT * FROM (
+            SELECT {_cube(source, cubes)} AS cube, bucket, {dimensions}, {sums}
+            FROM (
+                SELECT date_trunc('{unit}', bucket, 'UTC') AS bucket, {dimensions}, {columns}
+                FROM fact
+            ) f
+            GROUP BY GROUPING SETS ({sets})
+        ) summed
+        WHERE NOT ({is_nothing})
+        ORDER BY cube, bucket, {dimensions}
+        ON CONFLICT (tenant_id, cube, bucket, {dimensions}) DO UPDATE
+            SET {changes}, updated_at = now()
+        RETURNING 1
+    """
+
+
+def _cube(source: Source, cubes: Iterable[Cube]) -> str:
+    """Which set a group is of: GROUPING has a bit for each column that is left out."""
+    names = list(cubes)
+    own = source.own[0]
+    cases = {
+        "all": f"GROUPING({own}) + GROUPING(user_id) = 0",
+        "what": f"GROUPING({own}) = 0",
+        "who": f"GROUPING({own}) = 1",
+    }
+    order = [name for name in ("all", "what", "who") if name in names]
+    whens = " ".join(f"WHEN {cases[name]} THEN '{name}'" for name in order)
+    return f"CASE {whens} END"
+
+
+class Statements(msgspec.Struct, frozen=True):
+    """What is executed for one source."""
+
+    of_sessions: str
+    """$1: ids of sessions as JSON; returns what their stored facts add, a row a session."""
+    of_rows: str
+    """$1: ids of facts as JSON; returns what they add, a row a session."""
+    roll_up: Mapping[Grain, str]
+    """$1: entries as JSON, each a sign, a team, a repository and contributions; adds them to the
+    cubes, whose rows are locked in the order of their keys."""
+    rebuild: Mapping[Grain, str]
+    """$1, $2: from and to; rolls up the facts that happened then, into rows that are not there."""
+    rebuild_astray: Mapping[Grain, str]
+    """The same by where the facts stand, with those whose clock was wrong: reads the whole table."""
+
+
+def _statements(source: Source) -> Statements:
+    then = f"f.started_at >= $1 AND f.started_at < $2 AND {source.moment} = f.started_at"
+    astray = f"{source.moment} >= $1 AND {source.moment} < $2"
+    return Statements(
+        _of_sessions(source),
+        _of_rows(source),
+        {grain: _roll_up(source, grain) for grain in UNIT},
+        {grain: _rebuild(source, grain, then) for grain in UNIT},
+        {grain: _rebuild(source, grain, astray) for grain in UNIT},
+    )
+
+
+STATEMENTS: Mapping[str, Statements] = {
+    name: _statements(source) for name, source in SOURCES.items()
+}
