@@ -115,7 +115,7 @@ def _create(name, grain, own, sums):
     )
     durations = "" if name == "sessions" else "durations numeric NOT NULL,"
     table = f"{name}_{grain}"
-    # Rows are changed far more often than made; a histogram shrinks to what it has.
+    # Rows are changed far more often than made.
     op.execute(
         f"""
         CREATE TABLE {table} (
@@ -127,7 +127,7 @@ def _create(name, grain, own, sums):
             CONSTRAINT {table}_key UNIQUE NULLS NOT DISTINCT
                 (tenant_id, cube, bucket, {", ".join(dimensions)}),
             CONSTRAINT {table}_cube CHECK (cube IN ('what', 'who', 'all'))
-        ) WITH (fillfactor = 70, toast_tuple_target = 256)
+        ) WITH (fillfactor = 70)
         """
     )
     if durations:
@@ -147,9 +147,9 @@ def _fill(name, grain, own, sums):
         sums = {**sums, "durations": DURATION}
     row = ", ".join(
         [
-            f"""date_trunc('{unit}', least(greatest(f.started_at,
+            f"""date_bin('1 {unit}', least(greatest(f.started_at,
                 '2015-01-01T00:00:00Z'::timestamptz), f.{arrived} + interval '1 day'),
-                'UTC') AS bucket""",
+                '2001-01-01T00:00:00Z') AS bucket""",
             *(
                 f"{place if column in ('team', 'repository') else 'f'}.{column}"
                 for column in dimensions

@@ -25,6 +25,7 @@ from metrics_service.cli.output import (
     yes_option,
 )
 from metrics_service.cli.psql import find_psql, run_psql
+from metrics_service.cli.rollups import rebuild_rollups_command
 from metrics_service.db.addresses import SUPERUSER, Addresses
 from metrics_service.errors import (
     ConflictError,
@@ -302,3 +303,6 @@ def seed(environment: Environment, force: bool, clear: bool, verbose: bool, as_j
 
 def _spoken(what: str, done: int, total: int) -> None:
     click.echo(f"{what} {done}/{total}", err=True)
+
+
+db.add_command(rebuild_rollups_command)

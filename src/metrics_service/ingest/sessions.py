@@ -16,6 +16,8 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import NotFoundError
 from metrics_service.ingest.records import SessionRecord, session_id_of
 from metrics_service.rollups.ledger import Ledger
+from metrics_service.rollups.sources import SESSIONS
+from metrics_service.rollups.statements import contributions
 
 
 class Extent(msgspec.Struct, omit_defaults=True):
@@ -36,19 +38,22 @@ class Extent(msgspec.Struct, omit_defaults=True):
 
 
 # Locked as they were, in the order of their ids, and nothing but their existence is decided.
-HOLD = """
+HOLD = f"""
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::json) AS r(
         id uuid, agent text, external_id text, started_at timestamptz, last_event_at timestamptz)
+), held AS (
+    INSERT INTO metrics_sessions AS s (id, agent, external_id, started_at, last_event_at)
+    SELECT id, agent, external_id, started_at, coalesce(last_event_at, started_at)
+    FROM given ORDER BY id
+    ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
+    RETURNING s.*, s.xmax = 0 AS is_new
 )
-INSERT INTO metrics_sessions AS s (id, agent, external_id, started_at, last_event_at)
-SELECT id, agent, external_id, started_at, coalesce(last_event_at, started_at)
-FROM given ORDER BY id
-ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
-RETURNING id, xmax = 0 AS is_new
+SELECT h.is_new, c.* FROM held h JOIN ({contributions(SESSIONS, "held")}) c ON c.id = h.id
 """
 
-EXTEND = """
+EXTEND = f"""
+WITH changed AS (
 UPDATE metrics_sessions s SET
     started_at = least(s.started_at, e.started_at),
     last_event_at = greatest(s.last_event_at, e.last_event_at),
@@ -65,9 +70,12 @@ FROM json_to_recordset($1::json) AS e(
     tool_call_count bigint, tool_error_count bigint, model_call_count bigint,
     input_tokens bigint, output_tokens bigint, cost_usd_micros bigint)
 WHERE s.id = e.id
+RETURNING s.*
+) {contributions(SESSIONS, "changed")}
 """
 
-STATE = """
+STATE = f"""
+WITH changed AS (
 UPDATE metrics_sessions s SET
     session_type = coalesce(r.session_type, s.session_type),
     started_at = r.started_at,
@@ -85,6 +93,8 @@ FROM json_to_recordset($1::json) AS r(
     id uuid, session_type text, started_at timestamptz, ended_at timestamptz, user_id uuid,
     repository text, branch text, team text, productivity_score double precision, metadata jsonb)
 WHERE s.id = r.id
+RETURNING s.*
+) {contributions(SESSIONS, "changed")}
 """
 
 DROP_TAGS = """
@@ -142,20 +152,20 @@ async def extend_sessions(
     if not rows:
         return
     await _hold(connection, rows, ledger)
-    await connection.execute(EXTEND, _json(rows))
-    await ledger.put_sessions(connection)
+    await ledger.put_sessions(connection, await connection.fetch(EXTEND, _json(rows)))
 
 
 async def _hold(
     connection: ContextConnection, rows: Iterable[msgspec.Struct], ledger: Ledger
 ) -> dict[UUID, bool]:
     """Lock the sessions, making those that are not there; say for each id if it is new."""
-    found = await connection.fetch(HOLD, _json(list(rows)))
-    known = {row["id"]: row["is_new"] for row in found}
-    for session_id, is_new in known.items():
-        if is_new:
-            ledger.make_session(session_id)
-    await ledger.take_sessions(connection, [it for it, is_new in known.items() if not is_new])
+    known = {}
+    for row in await connection.fetch(HOLD, _json(list(rows))):
+        known[row["id"]] = row["is_new"]
+        if row["is_new"]:
+            ledger.make_session(row["id"])
+        else:
+            ledger.take_session(row)
     return known
 
 
@@ -187,9 +197,9 @@ async def state_sessions(
             }
         )
     known = await _hold(connection, rows.values(), ledger)
-    await connection.execute(STATE, _json(list(rows.values())))
+    changed = await connection.fetch(STATE, _json(list(rows.values())))
     await _state_tags(connection, rows)
-    await ledger.put_sessions(connection)
+    await ledger.put_sessions(connection, changed)
     return known
 
 

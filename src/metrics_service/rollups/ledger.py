@@ -68,20 +68,29 @@ class Ledger:
         """Say where a session stands that this transaction makes."""
         self._made[session_id] = place
 
+    def take_session(self, found: Record) -> None:
+        """Take out a session, as it stands before it changes: a row of its contributions."""
+        self._taken[found["id"]] = Place(found["team"], found["repository"])
+        self.enter(SESSIONS, None, f"[{found['rows']}]", sign=-1)
+
     async def take_sessions(self, connection: ContextConnection, ids: Iterable[UUID]) -> None:
         """Take out sessions that are there, and that are locked, before they change."""
         for found in await _fetch(connection, STATEMENTS[SESSIONS.name].of_sessions, ids):
-            self._taken[found["id"]] = Place(found["team"], found["repository"])
-            self.enter(SESSIONS, None, f"[{found['rows']}]", sign=-1)
+            self.take_session(found)
 
-    async def put_sessions(self, connection: ContextConnection) -> None:
+    async def put_sessions(
+        self, connection: ContextConnection, changed: Iterable[Record] | None = None
+    ) -> None:
         """Put back, as they are now, the sessions that were taken out, and those that were made.
 
-        One that is gone stays out; the facts of one that moved move with it.
+        One that is gone stays out; the facts of one that moved move with it. `changed` are their
+        rows, where the statement that changed them returned them.
         """
+        if changed is None:
+            ids = [*self._taken, *self._made]
+            changed = await _fetch(connection, STATEMENTS[SESSIONS.name].of_sessions, ids)
         moved: dict[UUID, Place] = {}
-        ids = [*self._taken, *self._made]
-        for found in await _fetch(connection, STATEMENTS[SESSIONS.name].of_sessions, ids):
+        for found in changed:
             self.enter(SESSIONS, None, f"[{found['rows']}]")
             place = Place(found["team"], found["repository"])
             if self._taken.get(found["id"], place) != place:
@@ -118,8 +127,7 @@ class Ledger:
         for name, entries in self._entries.items():
             if entries:
                 rows = b",".join([self._encoded(entry) for entry in entries])
-                for statement in STATEMENTS[name].roll_up.values():
-                    await connection.execute(statement, f"[{rows.decode()}]")
+                await connection.execute(STATEMENTS[name].roll_up, f"[{rows.decode()}]")
                 entries.clear()
 
     def _encoded(self, entry: _Entry) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
@@ -20,7 +21,7 @@ TABLES = tuple(source.table_of(grain) for source in SOURCES.values() for grain i
 # In the order in which writers take them: who writes has finished then, and nobody else begins.
 LOCK = f"LOCK TABLE {', '.join(TABLES)} IN EXCLUSIVE MODE"
 
-# The next day that has anything: far fewer look-ups in the index than there are facts.
+# The next day that has anything: far fewer look-ups in an index than there are facts.
 NEXT_DAYS = tuple(
     f"SELECT date_trunc('day', min(started_at), 'UTC') FROM {source.table} WHERE started_at >= $1"
     for source in SOURCES.values()
@@ -28,6 +29,7 @@ NEXT_DAYS = tuple(
     f"SELECT min(bucket) FROM {source.table_of('daily')} WHERE bucket >= $1"
     for source in SOURCES.values()
 )
+# The days at which facts stand whose clock was wrong.
 ASTRAY = tuple(
     f"""
     SELECT DISTINCT date_trunc('day', {source.moment}, 'UTC') AS day FROM {source.table} f
@@ -36,49 +38,81 @@ ASTRAY = tuple(
     for source in SOURCES.values()
 )
 CLEAR = tuple(f"DELETE FROM {table} WHERE bucket >= $1 AND bucket < $2" for table in TABLES)
+# Of the rows that count something: one number that differs when any of them does.
+DIGESTS = tuple(
+    f"""
+    SELECT coalesce(sum(hash_record_extended(
+        ROW(cube, bucket, {", ".join((*source.dimensions, *source.columns))}), 0)), 0)
+    FROM {source.table_of(grain)} WHERE bucket >= $1 AND bucket < $2 AND count > 0
+    """
+    for source in SOURCES.values()
+    for grain in UNIT
+)
 
-OnDay = Callable[[datetime], None]
+OnDay = Callable[[int, int], None]
+"""Gets how many days are done, and how many there are."""
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """What became of a tenant's rollups."""
+
+    days: int
+    mended_days: int
+    """Those whose rollups were not what the facts say."""
 
 
 async def rebuild_rollups(
-    engine: AsyncEngine, context: TenantContext, *, on_day: OnDay = lambda _: None
-) -> int:
-    """Make every rollup anew; returns the number of days that have one.
+    engine: AsyncEngine, context: TenantContext, *, on_day: OnDay = lambda _done, _total: None
+) -> Rebuilt:
+    """Make every rollup of the tenant anew.
 
     Each day is a transaction, for the length of which batches of the tenant wait: a kill leaves days
     that are done and days that are as they were.
     """
-    done = 0
     async with tenant_connection(engine, context) as connection:
-        after = await _next_day(connection, BEGINNING)
-    while after is not None:
+        days = await _days(connection)
+        astray = await _astray(connection)
+    mended = set()
+    for done, day in enumerate(sorted(days | astray), start=1):
         async with tenant_connection(engine, context) as connection:
-            await _rebuild_day(connection, after, is_astray=False)
-            on_day(after)
-            after = await _next_day(connection, after + DAY)
-        done += 1
+            if await _rebuild_day(connection, day, has_astray=day in astray):
+                mended.add(day)
+        on_day(done, len(days | astray))
     async with tenant_connection(engine, context) as connection:
-        astray = {row["day"] for query in ASTRAY for row in await connection.fetch(query)}
-    for day in sorted(astray):
-        # Last: what comes astray from now on is rolled up by who writes it.
+        late = await _astray(connection) - astray
+    for day in late:
+        # Came while its day was being made without it; from now on its writer sees to it.
         async with tenant_connection(engine, context) as connection:
-            await _rebuild_day(connection, day, is_astray=True)
-        on_day(day)
-    return done
+            await _rebuild_day(connection, day, has_astray=True)
+    return Rebuilt(len(days | astray | late), len(mended))
 
 
-async def _next_day(connection: ContextConnection, after: datetime) -> datetime | None:
-    found = [
-        day for query in NEXT_DAYS if (day := await connection.fetchval(query, after)) is not None
-    ]
-    return min(found, default=None)
+async def _days(connection: ContextConnection) -> set[datetime]:
+    """The days on which anything happened, or is said to have happened."""
+    days: set[datetime] = set()
+    after = BEGINNING
+    while True:
+        found = [await connection.fetchval(query, after) for query in NEXT_DAYS]
+        known = [day for day in found if day is not None]
+        if not known:
+            return days
+        days.add(min(known))
+        after = min(known) + DAY
 
 
-async def _rebuild_day(connection: ContextConnection, day: datetime, *, is_astray: bool) -> None:
+async def _astray(connection: ContextConnection) -> set[datetime]:
+    return {row["day"] for query in ASTRAY for row in await connection.fetch(query)}
+
+
+async def _rebuild_day(connection: ContextConnection, day: datetime, *, has_astray: bool) -> bool:
+    """Make one day anew; return whether that changed anything."""
+    during = (day, day + DAY)
     await connection.execute(LOCK)
+    before = [await connection.fetchval(query, *during) for query in DIGESTS]
     for statement in CLEAR:
-        await connection.execute(statement, day, day + DAY)
+        await connection.execute(statement, *during)
     for name in SOURCES:
-        kept = STATEMENTS[name].rebuild_astray if is_astray else STATEMENTS[name].rebuild
+        kept = STATEMENTS[name].rebuild_astray if has_astray else STATEMENTS[name].rebuild
         for grain in UNIT:
-            await connection.execute(kept[grain], day, day + DAY)
+            await connection.execute(kept[grain], *during)
+    return before != [await connection.fetchval(query, *during) for query in DIGESTS]

@@ -75,14 +75,14 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return one_of(self.duration_bucket)
 
 
-def _each(column: str, prefix: str, values: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _each(column: str, *values: str) -> Iterator[tuple[str, str]]:
     for value in values:
-        yield f"{prefix}_{value}", f"(f.{column} = '{value}')::int"
+        yield f"{column}_{value}", f"(f.{column} = '{value}')::int"
 
 
-def _timed(column: str, name: str) -> Iterator[tuple[str, str]]:
-    yield f"{name}_count", f"(f.{column} IS NOT NULL)::int"
-    yield f"{name}_us", _MICROSECONDS.format(column)
+def _timed(name: str) -> Iterator[tuple[str, str]]:
+    yield f"{name}_count", f"(f.{name}_ms IS NOT NULL)::int"
+    yield f"{name}_us", _MICROSECONDS.format(f"{name}_ms")
 
 
 def _plain(*columns: str) -> Iterator[tuple[str, str]]:
@@ -107,14 +107,10 @@ TOOL_METRICS = Source(
     sums=dict(
         [
             ("count", "1"),
-            *_each(
-                "status",
-                "status",
-                ("success", "error", "rejected", "cancelled", "timeout", "unknown"),
-            ),
-            *_each("decision", "decision", ("accept", "modify", "reject", "cancel")),
-            *_timed("duration_ms", "duration"),
-            *_timed("wait_ms", "wait"),
+            *_each("status", "success", "error", "rejected", "cancelled", "timeout", "unknown"),
+            *_each("decision", "accept", "modify", "reject", "cancel"),
+            *_timed("duration"),
+            *_timed("wait"),
             ("cpu_us", _MICROSECONDS.format("cpu_ms")),
         ]
     ),
@@ -133,9 +129,9 @@ MODEL_CALLS = Source(
     sums=dict(
         [
             ("count", "1"),
-            *_each("status", "status", ("success", "error", "cancelled")),
-            *_timed("duration_ms", "duration"),
-            *_timed("ttft_ms", "ttft"),
+            *_each("status", "success", "error", "cancelled"),
+            *_timed("duration"),
+            *_timed("ttft"),
             *_plain(*TOKENS, "input_uncached_tokens"),
             (
                 "estimated_cost_usd_micros",
