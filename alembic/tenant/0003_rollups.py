@@ -1,5 +1,7 @@
 """Rollups: what happened by the hour and by the day, kept in step with the rows themselves."""
 
+from collections.abc import Iterable
+
 from alembic import op
 
 revision = "tenant_0003"
@@ -35,22 +37,22 @@ MODEL_STATUSES = ("success", "error", "cancelled")
 DECISIONS = ("accept", "modify", "reject", "cancel")
 
 
-def _each(column, values):
+def _each(column: str, values: Iterable[str]) -> dict[str, str]:
     return {f"{column}_{value}": f"(f.{column} = '{value}')::int" for value in values}
 
 
-def _microseconds(column):
+def _microseconds(column: str) -> str:
     return f"CASE WHEN f.{column} >= 0 THEN round(least(f.{column}, 1e13) * 1000)::bigint END"
 
 
-def _timed(name):
+def _timed(name: str) -> dict[str, str]:
     return {
         f"{name}_count": f"(f.{name}_ms IS NOT NULL)::int",
         f"{name}_us": _microseconds(f"{name}_ms"),
     }
 
 
-def _plain(*columns):
+def _plain(*columns: str) -> dict[str, str]:
     return {column: f"f.{column}" for column in columns}
 
 
@@ -104,7 +106,7 @@ DURATION = f"""
 """
 
 
-def _create(name, grain, own, sums):
+def _create(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
     dimensions = (*own, *WHO)
     typed = ", ".join(
         f"{column} uuid" if column == "user_id" else f'{column} text COLLATE "C"'
@@ -134,7 +136,15 @@ def _create(name, grain, own, sums):
         op.execute(f"ALTER TABLE {table} ALTER COLUMN durations SET STORAGE MAIN")
 
 
-def _fill(name, grain, own, sums):
+def _kept(dimensions: tuple[str, ...], kept: tuple[str, ...]) -> str:
+    types = {"user_id": "uuid"}
+    return ", ".join(
+        column if column in kept else f"NULL::{types.get(column, 'text')} AS {column}"
+        for column in dimensions
+    )
+
+
+def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
     """Roll up what is there already."""
     dimensions = (*own, *WHO)
     unit = GRAINS[grain]
@@ -160,12 +170,10 @@ def _fill(name, grain, own, sums):
     cubes = {"what": (*own, "agent"), "who": WHO}
     if grain == "daily":
         cubes["all"] = dimensions
-    summed = ", ".join(f"coalesce(sum({column}), 0)" for column in sums)
+    summed = ", ".join(f"coalesce(sum({column}), 0) AS {column}" for column in sums)
     parts = " UNION ALL ".join(
         f"""
-        SELECT '{cube}', bucket,
-            {", ".join(c if c in kept else "NULL" + ("::uuid" if c == "user_id" else "") for c in dimensions)},
-            {summed}
+        SELECT '{cube}' AS cube, bucket, {_kept(dimensions, kept)}, {summed}
         FROM fact GROUP BY bucket, {", ".join(kept)}
         """
         for cube, kept in cubes.items()
@@ -175,7 +183,7 @@ def _fill(name, grain, own, sums):
         WITH fact AS MATERIALIZED (SELECT {row} FROM {relation}),
         summed AS MATERIALIZED ({parts})
         INSERT INTO {name}_{grain} (cube, bucket, {", ".join(dimensions)}, {", ".join(sums)})
-        SELECT * FROM summed
+        SELECT cube, bucket, {", ".join(dimensions)}, {", ".join(sums)} FROM summed
         ON CONFLICT DO NOTHING
         """
     )

@@ -342,3 +342,22 @@ def test_what_the_command_cannot_do_it_says(addresses, arguments, code):
 
     assert done.code == code
     assert "Traceback" not in done.err
+
+
+async def test_an_upgrade_rolls_up_what_was_there_before(addresses, engine, new_tenant):
+    some = await new_tenant()
+    inbox = Inbox(engine, some.id)
+    await inbox.send(*everything("s"))
+    await inbox.record_calls(duration_ms=12.5, user_email="ada@example.com")
+    async with tenant_connection(engine, TenantContext(some.id)) as connection:
+        await change_session(connection, inbox.session_id("s"), SessionPatch(team="web"))
+        right = await rollups_of(connection)
+    line = on_database(addresses)
+    down_to = ("db", "downgrade", "--schema", some.tenant.schema_name, "--to", "tenant_0002")
+
+    down = await asyncio.to_thread(line, *down_to, "--yes")
+    up = await asyncio.to_thread(line, "db", "upgrade")
+
+    assert (down.code, up.code) == (0, 0), down.err + up.err
+    async with tenant_connection(engine, TenantContext(some.id)) as connection:
+        assert await rollups_of(connection) == right

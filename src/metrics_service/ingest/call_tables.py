@@ -71,7 +71,6 @@ def _table(
     counted: tuple[str, ...],
 ) -> CallTable[PartT]:
     table = source.table
-    needs = ", ".join(source.needs)
     seen = ", ".join(f"t.{name}" for name in counted)
     columns = _columns(kind, others)
     record = ", ".join(f"{name} {type_}" for name, type_ in columns.items())
@@ -97,8 +96,8 @@ def _table(
         insert=f"""
             WITH item AS MATERIALIZED (SELECT * FROM json_to_recordset($1::json) AS r({record})),
             stored AS (
-                INSERT INTO {table} ({names}) SELECT {values} FROM item
-                ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id, {needs}
+                INSERT INTO {table} AS t ({names}) SELECT {values} FROM item
+                ON CONFLICT (tenant_id, id) DO NOTHING RETURNING t.id, {source.needed("t")}
             )
             SELECT true AS is_ids, NULL::uuid AS session_id, json_agg(id)::text AS rows FROM stored
             UNION ALL SELECT false, c.session_id, c.rows FROM ({contributions(source, "stored")}) c
@@ -115,12 +114,12 @@ def _table(
             WITH changed AS (
                 UPDATE {table} t SET {changes}
                 FROM json_to_recordset($1::json) AS r({record}) WHERE t.id = r.id
-                RETURNING {", ".join(f"t.{name}" for name in source.needs)}
+                RETURNING {source.needed("t")}
             ) {contributions(source, "changed")}
         """,
         outdone=contributions(
             source,
-            f"""(SELECT t.* FROM {table} t
+            f"""(SELECT {source.needed("t")} FROM {table} t
                 JOIN json_to_recordset($1::json) AS r(session_id uuid, rank smallint)
                 ON {outdone})""",
         ),

@@ -47,9 +47,9 @@ WITH given AS MATERIALIZED (
     SELECT id, agent, external_id, started_at, coalesce(last_event_at, started_at)
     FROM given ORDER BY id
     ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
-    RETURNING s.*, s.xmax = 0 AS is_new
+    RETURNING {SESSIONS.needed("s")}, s.xmax = 0 AS is_new
 )
-SELECT h.is_new, c.* FROM held h JOIN ({contributions(SESSIONS, "held")}) c ON c.id = h.id
+SELECT h.is_new, c.id, c.team, c.repository, c.rows FROM held h JOIN ({contributions(SESSIONS, "held")}) c ON c.id = h.id
 """
 
 EXTEND = f"""
@@ -70,7 +70,7 @@ FROM json_to_recordset($1::json) AS e(
     tool_call_count bigint, tool_error_count bigint, model_call_count bigint,
     input_tokens bigint, output_tokens bigint, cost_usd_micros bigint)
 WHERE s.id = e.id
-RETURNING s.*
+RETURNING {SESSIONS.needed("s")}
 ) {contributions(SESSIONS, "changed")}
 """
 
@@ -93,7 +93,7 @@ FROM json_to_recordset($1::json) AS r(
     id uuid, session_type text, started_at timestamptz, ended_at timestamptz, user_id uuid,
     repository text, branch text, team text, productivity_score double precision, metadata jsonb)
 WHERE s.id = r.id
-RETURNING s.*
+RETURNING {SESSIONS.needed("s")}
 ) {contributions(SESSIONS, "changed")}
 """
 

@@ -48,7 +48,7 @@ WITH item AS MATERIALIZED (
         error_type text, cpu_ms double precision, memory_bytes bigint, input_bytes bigint,
         output_bytes bigint, metadata jsonb)
 ), stored AS (
-    INSERT INTO tool_metrics
+    INSERT INTO tool_metrics AS t
         (id, session_id, agent, user_id, tool_name, tool_category, started_at, duration_ms, wait_ms,
          status, error_type, cpu_ms, memory_bytes, input_bytes, output_bytes, metadata)
     SELECT id, session_id, agent, user_id, tool_name, tool_category, started_at, duration_ms, wait_ms,
@@ -56,7 +56,7 @@ WITH item AS MATERIALIZED (
            metadata
     FROM item
     ON CONFLICT (tenant_id, id) DO NOTHING
-    RETURNING {", ".join(TOOL_METRICS.needs)}
+    RETURNING {TOOL_METRICS.needed("t")}
 ), extent AS (
     SELECT session_id, count(*) AS tool_call_count,
            count(*) FILTER (WHERE status IN ('error', 'timeout')) AS tool_error_count,
@@ -64,7 +64,8 @@ WITH item AS MATERIALIZED (
            max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
     FROM stored GROUP BY session_id
 ), contribution AS ({contributions(TOOL_METRICS, "stored")})
-SELECT e.*, c.rows FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
+SELECT e.session_id, e.tool_call_count, e.tool_error_count, e.started_at, e.last_event_at, c.rows
+FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
 """
 
 INSERT_MODEL_CALLS = f"""
@@ -77,7 +78,7 @@ WITH item AS MATERIALIZED (
         output_tokens bigint, reasoning_tokens bigint, cost_usd_micros bigint, cost_source text,
         attempts integer)
 ), stored AS (
-    INSERT INTO model_calls
+    INSERT INTO model_calls AS t
         (id, session_id, agent, user_id, started_at, duration_ms, ttft_ms, status, error_type,
          provider, request_model, response_model, input_tokens, input_uncached_tokens,
          cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, cost_usd_micros,
@@ -88,7 +89,7 @@ WITH item AS MATERIALIZED (
            reasoning_tokens, cost_usd_micros, coalesce(cost_source, 'none'), coalesce(attempts, 1)
     FROM item
     ON CONFLICT (tenant_id, id) DO NOTHING
-    RETURNING {", ".join(MODEL_CALLS.needs)}
+    RETURNING {MODEL_CALLS.needed("t")}
 ), extent AS (
     SELECT session_id, count(*) AS model_call_count,
            coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
@@ -98,7 +99,9 @@ WITH item AS MATERIALIZED (
            max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
     FROM stored GROUP BY session_id
 ), contribution AS ({contributions(MODEL_CALLS, "stored")})
-SELECT e.*, c.rows FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
+SELECT e.session_id, e.model_call_count, e.input_tokens, e.output_tokens, e.cost_usd_micros,
+       e.started_at, e.last_event_at, c.rows
+FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
 """
 
 COUNT = {ToolMetricRecord: "tool_call_count", ModelCallRecord: "model_call_count"}

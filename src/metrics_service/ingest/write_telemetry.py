@@ -68,7 +68,7 @@ WITH changed AS (
     UPDATE model_calls t SET provider = r.provider
     FROM json_to_recordset($1::json) AS r(session_id uuid, provider text)
     WHERE t.session_id = r.session_id AND t.part IS NOT NULL AND t.provider IS NULL
-    RETURNING {", ".join(f"t.{name}" for name in MODEL_CALLS_SOURCE.needs)}
+    RETURNING {MODEL_CALLS_SOURCE.needed("t")}
 ) {contributions(MODEL_CALLS_SOURCE, "changed")}
 """
 ADOPT_TAGS = """

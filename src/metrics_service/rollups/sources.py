@@ -47,6 +47,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     is_of_sessions: bool = False
     """Whether a fact is a session, and knows its team and repository itself."""
 
+    def needed(self, alias: str) -> str:
+        """The columns that `needs` names, for a list after SELECT or RETURNING."""
+        return ", ".join(f"{alias}.{name}" for name in self.needs)
+
     @property
     def dimensions(self) -> tuple[str, ...]:
         """All of them, in the order of the rollups' columns."""
@@ -179,7 +183,7 @@ SESSIONS = Source(
         ]
     ),
     needs=(
-        "agent", "user_id", "team", "repository", "session_type", "started_at", "created_at",
+        "id", "agent", "user_id", "team", "repository", "session_type", "started_at", "created_at",
         *_FIGURES, "active_seconds_user", "active_seconds_agent", "productivity_score",
     ),
     is_of_sessions=True,

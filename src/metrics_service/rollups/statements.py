@@ -58,7 +58,7 @@ def _of_sessions(source: Source) -> str:
     key = "id" if source.is_of_sessions else "session_id"
     return contributions(
         source,
-        f"""(SELECT * FROM {source.table} WHERE {key} IN (
+        f"""(SELECT {source.needed("t")} FROM {source.table} t WHERE t.{key} IN (
             SELECT value::uuid FROM json_array_elements_text($1::json)))""",
     )
 
@@ -67,7 +67,7 @@ def _of_rows(source: Source) -> str:
     """What these stored facts ($1: ids as JSON) add."""
     return contributions(
         source,
-        f"""(SELECT * FROM {source.table} WHERE id IN (
+        f"""(SELECT {source.needed("t")} FROM {source.table} t WHERE t.id IN (
             SELECT value::uuid FROM json_array_elements_text($1::json)))""",
     )
 
@@ -139,7 +139,7 @@ def _upsert(source: Source, grain: Grain) -> str:
     changes = ", ".join(f"{name} = t.{name} + excluded.{name}" for name in source.columns)
     return f"""
         INSERT INTO {table} AS t (cube, bucket, {dimensions}, {columns})
-        SELECT * FROM (
+        SELECT cube, bucket, {dimensions}, {columns} FROM (
             SELECT {_cube(source, cubes)} AS cube, bucket, {dimensions}, {sums}
             FROM (
                 SELECT date_bin('1 {unit}', bucket, '2001-01-01T00:00:00Z') AS bucket,
