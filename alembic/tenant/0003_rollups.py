@@ -95,7 +95,6 @@ SOURCES = {
     ),
 }
 WHO = ("agent", "user_id", "team", "repository")
-GRAINS = {"hourly": "hour", "daily": "day"}
 
 BITS = "float8send(least(f.duration_ms, 2::float8 ^ 44))"
 # One duration in the histogram: twelve digits a bucket, 32 buckets an octave.
@@ -106,34 +105,50 @@ DURATION = f"""
 """
 
 
-def _create(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
+# Tables of each source: grain, and the cubes that are kept there. The one by all dimensions has ten
+# times the rows of the others, which would lie scattered among them.
+TABLES = {
+    "hourly": ("hour", ("agent", "what", "who")),
+    "daily": ("day", ("agent", "place", "user", "what", "who")),
+    "daily_all": ("day", ("all",)),
+}
+
+
+def _create(table: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
     dimensions = (*own, *WHO)
-    typed = ", ".join(
-        f"{column} uuid" if column == "user_id" else f'{column} text COLLATE "C"'
-        for column in dimensions
-    )
-    added = ", ".join(
-        f"{column} {'bigint' if column == 'count' else 'numeric'} NOT NULL" for column in sums
-    )
-    durations = "" if name == "sessions" else "durations numeric NOT NULL,"
-    table = f"{name}_{grain}"
+    counts = [column for column in sums if column == "count" or _is_count(column)]
+    # First what is always there and has a length: it is read without looking at what follows.
+    columns = [
+        "tenant_id uuid NOT NULL DEFAULT shared.current_tenant()",
+        "bucket timestamptz NOT NULL",
+        "updated_at timestamptz NOT NULL DEFAULT now()",
+        *(f"{column} bigint NOT NULL" for column in counts),
+        'cube text COLLATE "C" NOT NULL',
+        *(
+            f"{column} uuid" if column == "user_id" else f'{column} text COLLATE "C"'
+            for column in dimensions
+        ),
+        *(f"{column} numeric NOT NULL" for column in sums if column not in counts),
+        *([] if table.startswith("sessions") else ["durations numeric NOT NULL"]),
+    ]
     # Rows are changed far more often than made.
     op.execute(
         f"""
         CREATE TABLE {table} (
-            tenant_id uuid NOT NULL DEFAULT shared.current_tenant(),
-            cube text COLLATE "C" NOT NULL,
-            bucket timestamptz NOT NULL,
-            {typed}, {added}, {durations}
-            updated_at timestamptz NOT NULL DEFAULT now(),
+            {", ".join(columns)},
             CONSTRAINT {table}_key UNIQUE NULLS NOT DISTINCT
                 (tenant_id, cube, bucket, {", ".join(dimensions)}),
-            CONSTRAINT {table}_cube CHECK (cube IN ('what', 'who', 'all'))
+            CONSTRAINT {table}_cube CHECK
+                (cube IN ('agent', 'place', 'user', 'what', 'who', 'all'))
         ) WITH (fillfactor = 70)
         """
     )
-    if durations:
+    if not table.startswith("sessions"):
         op.execute(f"ALTER TABLE {table} ALTER COLUMN durations SET STORAGE MAIN")
+
+
+def _is_count(column: str) -> bool:
+    return column.startswith(("status_", "decision_")) or column.endswith("_count")
 
 
 def _kept(dimensions: tuple[str, ...], kept: tuple[str, ...]) -> str:
@@ -147,7 +162,7 @@ def _kept(dimensions: tuple[str, ...], kept: tuple[str, ...]) -> str:
 def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
     """Roll up what is there already."""
     dimensions = (*own, *WHO)
-    unit = GRAINS[grain]
+    unit, kept_here = TABLES[grain]
     if name == "sessions":
         relation, place, arrived = "metrics_sessions f", "f", "created_at"
     else:
@@ -167,23 +182,29 @@ def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> 
             *(f"{what} AS {column}" for column, what in sums.items()),
         ]
     )
-    cubes = {"what": (*own, "agent"), "who": WHO}
-    if grain == "daily":
-        cubes["all"] = dimensions
+    cubes = {
+        "agent": ("agent",),
+        "place": ("team", "repository"),
+        "user": ("user_id",),
+        "what": (*own, "agent"),
+        "who": WHO,
+        "all": dimensions,
+    }
     summed = ", ".join(f"coalesce(sum({column}), 0) AS {column}" for column in sums)
     parts = " UNION ALL ".join(
         f"""
-        SELECT '{cube}' AS cube, bucket, {_kept(dimensions, kept)}, {summed}
-        FROM fact GROUP BY bucket, {", ".join(kept)}
+        SELECT '{cube}' AS cube, bucket, {_kept(dimensions, cubes[cube])}, {summed}
+        FROM fact GROUP BY bucket, {", ".join(cubes[cube])}
         """
-        for cube, kept in cubes.items()
+        for cube in kept_here
     )
+    columns = ", ".join((*dimensions, *sums))
     op.execute(
         f"""
         WITH fact AS MATERIALIZED (SELECT {row} FROM {relation}),
         summed AS MATERIALIZED ({parts})
-        INSERT INTO {name}_{grain} (cube, bucket, {", ".join(dimensions)}, {", ".join(sums)})
-        SELECT cube, bucket, {", ".join(dimensions)}, {", ".join(sums)} FROM summed
+        INSERT INTO {name}_{grain} (cube, bucket, {columns})
+        SELECT cube, bucket, {columns} FROM summed ORDER BY bucket
         ON CONFLICT DO NOTHING
         """
     )
@@ -191,13 +212,13 @@ def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> 
 
 def upgrade() -> None:
     for name, (own, sums) in SOURCES.items():
-        for grain in GRAINS:
-            _create(name, grain, own, sums)
+        for grain in TABLES:
+            _create(f"{name}_{grain}", own, sums)
             op.protect_tenant_table(f"{name}_{grain}")
             _fill(name, grain, own, sums)
 
 
 def downgrade() -> None:
     for name in SOURCES:
-        for grain in GRAINS:
+        for grain in TABLES:
             op.execute(f"DROP TABLE {name}_{grain}")

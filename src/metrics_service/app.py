@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -18,6 +18,15 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 
 from metrics_service import logs
 from metrics_service.dashboards.controller import DashboardController
+from metrics_service.dashboards.data_controller import DashboardDataController
+from metrics_service.dashboards.file_controller import DashboardFileController
+from metrics_service.dashboards.image_controller import DashboardImageController
+from metrics_service.dashboards.pictures.images import Renderer
+from metrics_service.dashboards.share_controller import ShareController
+from metrics_service.dashboards.shared_controller import SharedController
+from metrics_service.dashboards.shared_data_controller import SharedDataController
+from metrics_service.dashboards.template_controller import DashboardTemplateController
+from metrics_service.dashboards.version_controller import DashboardVersionController
 from metrics_service.errors import DatabaseUnreachableError
 from metrics_service.health import controller as health
 from metrics_service.http.access_log import AccessLog
@@ -48,6 +57,14 @@ ROUTES: list[ControllerRouterHandler] = [
     ToolMetricController,
     ModelCallController,
     DashboardController,
+    DashboardVersionController,
+    ShareController,
+    SharedController,
+    SharedDataController,
+    DashboardDataController,
+    DashboardFileController,
+    DashboardImageController,
+    DashboardTemplateController,
     KeyController,
     TenantSettingsController,
     OtlpController,
@@ -60,9 +77,11 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
     """Build one process's application; it connects when its lifespan begins."""
     foundation = lay_foundation(settings, runtime_dsn=runtime_dsn, direct_dsn=direct_dsn)
 
+    renderer = Renderer()
+
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with foundation.standing():
+        async with foundation.standing(), aclosing(renderer):
             yield
 
     litestar = Litestar(
@@ -76,13 +95,14 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         # The guards in front know better: it depends on the route, and on inflating.
         request_max_body_size=None,
         openapi_config=openapi_config(),
-        state=State({"database": foundation.database}),
+        state=State({"database": foundation.database, "renderer": renderer}),
     )
     complete_openapi(litestar)
     app: ASGIApp = BodyGuard(litestar)
     app = CredentialGate(
         app,
         foundation.keys,
+        foundation.database.links,
         throttle=FailureThrottle(settings.metrics_auth_failures_per_minute),
         trusted_proxies=settings.trusted_proxies,
     )

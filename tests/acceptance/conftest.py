@@ -276,6 +276,7 @@ TABLES = (
     "model_calls",
     "dashboard_configs",
     "dashboard_versions",
+    "dashboard_shares",
     "idempotency_keys",
 )
 

@@ -20,7 +20,7 @@ _LEAK = re.compile(
     \bSELECT\b | \bINSERT\s+INTO\b | \bUPDATE\s+\w+\s+SET\b | \bDELETE\s+FROM\b | sqlstate
     | asyncpg | sqlalchemy | msgspec | litestar | Traceback | \.py\b | \bline\ \d
     | \bt_[a-z2-7]{26}\b | app_(?:runtime|tenant|owner|migrator|backup) | metrics_sessions
-    | tool_metrics | model_calls | session_tags | dashboard_(?:configs|versions) | api_keys
+    | session_tags | dashboard_(?:configs|versions|shares) | api_keys
     | tenant_(?:id|domains|schemas) | search_path | row-level | pg_ | relation\ | \bcolumn\ "
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -52,8 +52,14 @@ def tool_metric(**changes: Any) -> dict[str, Any]:
     return {"tool_name": "Bash", "started_at": at(), "duration_ms": 12.5, **changes}
 
 
+def widget(**changes: Any) -> dict[str, Any]:
+    query = {"source": "tool_metrics", "measures": ["count"], "group_by": ["day"]}
+    return {"id": "a", "title": "Calls", "kind": "chart", "query": query, **changes}
+
+
 def dashboard(**changes: Any) -> dict[str, Any]:
-    return {"name": "Tools", "layout": {"a": {"x": 0}}, "widgets": [{"id": "a"}], **changes}
+    layout = {"a": {"x": 0, "y": 0, "w": 6, "h": 4}}
+    return {"name": "Tools", "layout": layout, "widgets": [widget()], **changes}
 
 
 def check_problem(response: httpx.Response, status: int | None = None) -> dict[str, Any]:

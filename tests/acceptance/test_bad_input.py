@@ -459,7 +459,10 @@ async def test_a_bad_parameter_is_400(client, tenant_once, path):
         SESSIONS: [*times, *facts, "status=", "status=null", "status=Open", "tool_name=x"],
         TOOLS: [*times, *facts, "status=open", "status=null", "tool_name=", "sort=duration_ms"],
         "/api/v1/model-calls": [*times, *facts, "status=timeout", "request_model=", "tool_name=x"],
-        DASHBOARDS: ["tag=", "tag=%00", "visibility=tenant", "agent=x"],
+        DASHBOARDS: [
+            "tag=", "tag=%00", "visibility=all", "visibility=", "owner_id=x", "shared=x",
+            "shared=", "q=", "q=%00", "q=" + "x" * 256, "agent=x",
+        ],
         KEYS: ["tag=x", "user_id=x"],
     }
     for query in common + filters[path]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from uuid import UUID, uuid4
 
 import pytest
 
-from acceptance.talk import check_problem, dashboard, rows_of, stored_dashboard, walk
+from acceptance.talk import check_problem, dashboard, rows_of, stored_dashboard, walk, widget
+from metrics_service.db.tenancy import TenantContext, tenant_connection
 
 PATH = "/api/v1/dashboards"
 FIELDS = {
@@ -26,8 +28,8 @@ async def test_a_dashboard_is_created_with_201_and_read_as_it_was_sent(client, n
     body = {
         "name": "Tools",
         "description": "what is slow",
-        "layout": {"a": {"x": 0, "y": [1, 2.5, None]}},
-        "widgets": [{"id": "a", "title": "é"}],
+        "layout": {"a": {"x": 0, "y": 1, "w": 12, "h": 40}},
+        "widgets": [widget(title="é", description="", encoding={"y": {"field": "count"}})],
         "visibility": "tenant",
         "tags": ["tools", "week"],
     }
@@ -91,14 +93,17 @@ async def test_a_bad_field_is_named_and_nothing_is_stored(
 @pytest.mark.parametrize("number", ["1e20", "1e308", "-1e308", "1e-320", "18446744073709551616"])
 async def test_a_number_of_any_size_can_be_read_again_or_is_refused(client, new_tenant, number):
     tenant = await new_tenant()
-    body = f'{{"name": "n", "layout": {{"x": {number}}}, "widgets": [{{"y": {number}}}]}}'
+    domain = {"scale": {"domain": [0, "NUMBER"]}, "field": "count"}
+    body = json.dumps(dashboard(widgets=[widget(encoding={"y": domain})]))
+    body = body.replace('"NUMBER"', number)
     headers = {**tenant.headers, "Content-Type": "application/json"}
 
     response = await client.post(PATH, content=body, headers=headers)
 
     if response.status_code == 201:
         read = await client.get(f"{PATH}/{response.json()['id']}", headers=tenant.headers)
-        assert float(read.json()["layout"]["x"]) == float(number)
+        (kept,) = read.json()["widgets"]
+        assert float(kept["encoding"]["y"]["scale"]["domain"][1]) == float(number)
         assert (await client.get(PATH, headers=tenant.headers)).status_code == 200
     else:
         check_problem(response, 422)
@@ -172,14 +177,15 @@ async def test_every_version_is_kept_and_listed_newest_first(client, new_tenant)
 
 async def test_restoring_makes_an_old_version_the_newest(client, new_tenant):
     tenant = await new_tenant()
-    one = await stored_dashboard(client, tenant, name="first", tags=["a"], layout={"old": 1})
-    two = (await put(client, tenant, one, name="second")).json()
+    one = await stored_dashboard(client, tenant, name="first", tags=["a"])
+    two = (await put(client, tenant, one, name="second", layout={}, widgets=[])).json()
 
     response = await client.post(f"{PATH}/{one['id']}/versions/1/restore", headers=tenant.headers)
 
     assert response.status_code == 200
     three = response.json()
-    assert (three["name"], three["tags"], three["layout"]) == ("first", ["a"], {"old": 1})
+    assert (three["name"], three["tags"], three["layout"]) == ("first", ["a"], one["layout"])
+    assert three["widgets"] == one["widgets"]
     assert three["version"] == 3
     versions = await rows_of(client, f"{PATH}/{one['id']}/versions", tenant)
     assert [row["name"] for row in versions] == ["first", "second", "first"]
@@ -435,3 +441,340 @@ async def test_a_restore_sent_again_restores_once(client, new_tenant):
     assert first.json() == again.json()
     assert first.json()["version"] == 2
     assert len(await rows_of(client, f"{PATH}/{one['id']}/versions", tenant)) == 2
+
+
+# -- widgets ----------------------------------------------------------------------------------------
+
+
+async def test_what_is_wrong_with_widgets_and_places_is_named_by_its_path(
+    client, tenant_once, count_rows
+):
+    before = await count_rows(tenant_once)
+    query = {"source": "tool_metrics", "measures": ["p100_ms"], "limit": 0}
+    widgets = [
+        widget(id="ok"),
+        widget(id="measure", query={**query, "limit": 1}),
+        widget(id="limit", query=query),
+        widget(id="ok"),
+    ]
+    layout = {
+        "ok": {"x": 0, "y": 0, "w": 6, "h": 4},
+        "measure": {"x": 5, "y": 3, "w": 6, "h": 4},
+        "nobody": {"x": 0, "y": 9, "w": 6, "h": 4},
+    }
+
+    response = await client.post(
+        PATH, json=dashboard(widgets=widgets, layout=layout), headers=tenant_once.headers
+    )
+
+    errors = {error["field"]: error["reason"] for error in check_problem(response, 422)["errors"]}
+    assert list(errors) == [
+        "widgets[1].query.measures[0]",
+        "widgets[2].query.limit",
+        "widgets[3].id",
+        "layout.measure",
+        "layout.nobody",
+    ]
+    assert errors["widgets[1].query.measures[0]"].startswith("is not one of count, ")
+    assert errors["layout.measure"] == "overlaps ok"
+    assert await count_rows(tenant_once) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"encoding": {"x": {"field": "day", "title": "x" * 1_000_000}}}, (413, 422)),
+        ({"encoding": {"x" * 900_000: {"field": "day"}}}, (413, 422)),
+        ({"encoding": {str(number): {} for number in range(60_000)}}, (413, 422)),
+        ({"title": "a\0b"}, (422,)),
+        ({"encoding": {"x": {"field": "day", "title": "\0"}}}, (422,)),
+        ({"title": "🧪 \u202e é\u0301 \U0010ffff"}, (201,)),
+    ],
+)
+async def test_a_widget_of_any_size_and_any_letters(client, new_tenant, change, status):
+    tenant = await new_tenant()
+
+    response = await client.post(
+        PATH, json=dashboard(widgets=[widget(**change)]), headers=tenant.headers
+    )
+
+    assert response.status_code in status
+    assert len(response.content) < 10_000
+    if response.status_code == 201:
+        assert response.json()["widgets"] == [widget(**change)]
+    else:
+        check_problem(response)
+
+
+def by_users(*ids):
+    return widget(
+        query={"source": "sessions", "measures": ["count"], "filters": {"user_id": list(ids)}}
+    )
+
+
+async def test_a_filter_names_users_of_this_tenant_and_no_others(client, new_tenant, new_person):
+    tenant, stranger = await new_tenant(), await new_tenant()
+    ada = await new_person(tenant, "ada@example.com")
+    theirs = await new_person(stranger, "ada@example.com")
+    one = await stored_dashboard(client, tenant, widgets=[by_users(str(ada.id))])
+
+    for nobody in (str(theirs.id), str(uuid4())):
+        wrong = {"widgets": [by_users(str(ada.id)), {**by_users(nobody), "id": "b"}], "layout": {}}
+        posted = await client.post(PATH, json=dashboard(**wrong), headers=tenant.headers)
+        replaced = await put(client, tenant, one, **wrong)
+        for response in (posted, replaced):
+            assert check_problem(response, 422)["errors"] == [
+                {"reason": "there is no such user", "field": "widgets[1].query.filters.user_id"}
+            ]
+
+
+async def as_before_widgets_were_checked(engine, tenant, one, widgets, layout):
+    """Write over what is stored, as it was written when anything was taken."""
+    context = TenantContext(tenant.id)
+    async with tenant_connection(engine, context) as connection:
+        for table, key in (("dashboard_configs", "id"), ("dashboard_versions", "dashboard_id")):
+            await connection.execute(
+                f"UPDATE {table} SET widgets = $1, layout = $2 WHERE {key} = $3",
+                json.dumps(widgets),
+                json.dumps(layout),
+                UUID(one["id"]),
+            )
+
+
+async def test_what_was_stored_before_is_read_but_not_restored(client, new_tenant, engine):
+    tenant = await new_tenant()
+    one = await stored_dashboard(client, tenant)
+    old = [{"id": "a", "title": "x", "source": "tool_metrics"}, 1, {"id": ["b"]}]
+    await as_before_widgets_were_checked(engine, tenant, one, old, {"a": {"x": 0}})
+    where = f"{PATH}/{one['id']}"
+
+    read = (await client.get(where, headers=tenant.headers)).json()
+    two = (await put(client, tenant, one, name="New")).json()
+    restored = await client.post(f"{where}/versions/1/restore", headers=tenant.headers)
+    diff = await client.get(f"{where}/versions/1/diff", headers=tenant.headers)
+
+    assert read["widgets"] == old
+    assert [error["field"] for error in check_problem(restored, 422)["errors"]] == [
+        "widgets[0].source",
+        "widgets[1]",
+        "widgets[2].id",
+        "layout.a",
+    ]
+    changes = {change["path"]: change for change in diff.json()["changes"]}
+    assert changes["widgets"] == {"path": "widgets", "before": old, "after": two["widgets"]}
+    assert (await client.get(where, headers=tenant.headers)).json() == two
+
+
+# -- versions ---------------------------------------------------------------------------------------
+
+
+async def test_a_version_says_who_made_it_and_what_for(client, new_tenant, new_person):
+    tenant = await new_tenant()
+    ada = await new_person(tenant, "ada@example.com")
+    one = await stored_dashboard(client, ada, note="the first")
+    await put(client, tenant, one, name="Two", note="é" * 1000)
+    where = f"{PATH}/{one['id']}/versions"
+    body = {"note": "as it was"}
+    await client.post(f"{where}/1/restore", json=body, headers=ada.headers)
+
+    listed = await rows_of(client, where, ada)
+    read = [(await client.get(f"{where}/{n}", headers=ada.headers)).json() for n in (3, 2, 1)]
+
+    assert listed == read
+    assert [row["note"] for row in listed] == ["as it was", "é" * 1000, "the first"]
+    her = {"id": str(ada.id), "email": "ada@example.com", "name": None}
+    assert [row["author"] for row in listed] == [her, None, her]
+
+
+@pytest.mark.parametrize("note", ["x" * 1001, 1, None, "a\0b"])
+async def test_a_note_that_is_none_is_refused(client, tenant_once, note):
+    response = await client.post(PATH, json=dashboard(note=note), headers=tenant_once.headers)
+
+    (error,) = check_problem(response, 422)["errors"]
+    assert error["field"] == "note"
+
+
+@pytest.mark.parametrize("version", ["2", "0", "-1", str(2**31), "9" * 5000, "x"])
+async def test_a_version_that_never_was_is_not_found(client, new_tenant, version):
+    tenant = await new_tenant()
+    one = await stored_dashboard(client, tenant)
+
+    for path in (version, f"{version}/diff"):
+        where = f"{PATH}/{one['id']}/versions/{path}"
+        check_problem(await client.get(where, headers=tenant.headers), 404)
+
+
+async def test_a_diff_says_what_changed_and_nothing_else(client, new_tenant):
+    tenant = await new_tenant()
+    place = {"x": 0, "y": 0, "w": 6, "h": 4}
+    first = {
+        "widgets": [widget(), widget(id="gone"), widget(id="moved", title="Moved")],
+        "layout": {"a": place, "gone": {**place, "x": 6}},
+        "tags": ["a"],
+    }
+    query = {**widget()["query"], "measures": ["count", "p95_ms"], "limit": 5}
+    second = {
+        "widgets": [widget(id="moved", title="Moved"), widget(query=query), widget(id="new")],
+        "layout": {"a": {**place, "w": 12}},
+        "tags": ["a", "b"],
+        "description": "more",
+    }
+    one = await stored_dashboard(client, tenant, **first)
+    two = (await put(client, tenant, one, **second)).json()
+    await put(client, tenant, two, **second, name="Three")
+    where = f"{PATH}/{one['id']}/versions"
+
+    async def diff(path):
+        return (await client.get(f"{where}/{path}", headers=tenant.headers)).json()
+
+    forth = await diff("1/diff?to=2")
+    assert (forth["from_version"], forth["to_version"]) == (1, 2)
+    assert forth["changes"] == [
+        {"path": "description", "before": "", "after": "more"},
+        {"path": "layout.a.w", "before": 6, "after": 12},
+        {"path": "layout.gone", "before": {**place, "x": 6}, "after": None},
+        {"path": "widgets.a.query.measures", "before": ["count"], "after": ["count", "p95_ms"]},
+        {"path": "widgets.a.query.limit", "before": None, "after": 5},
+        {"path": "widgets.gone", "before": widget(id="gone"), "after": None},
+        {"path": "widgets.new", "before": None, "after": widget(id="new")},
+        {"path": "widgets", "before": ["a", "moved"], "after": ["moved", "a"]},
+        {"path": "tags", "before": ["a"], "after": ["a", "b"]},
+    ]
+    back = {change["path"]: change for change in (await diff("2/diff?to=1"))["changes"]}
+    assert back == {
+        change["path"]: {**change, "before": change["after"], "after": change["before"]}
+        for change in forth["changes"]
+    }
+    newest = await diff("2/diff")
+    assert newest["changes"] == [{"path": "name", "before": "Tools", "after": "Three"}]
+    assert (await diff("3/diff"))["changes"] == []
+    for bad in ("1/diff?to=0", "1/diff?to=x", "1/diff?from=1"):
+        check_problem(await client.get(f"{where}/{bad}", headers=tenant.headers), 400)
+    check_problem(await client.get(f"{where}/1/diff?to=4", headers=tenant.headers), 404)
+
+
+async def test_a_restore_of_what_was_read_is_a_conflict_when_it_is_stale(client, new_tenant):
+    tenant = await new_tenant()
+    one = await stored_dashboard(client, tenant)
+    await put(client, tenant, one)
+    where = f"{PATH}/{one['id']}/versions/1/restore"
+
+    stale = await client.post(where, json={"version": 1}, headers=tenant.headers)
+    fresh = await client.post(where, json={"version": 2}, headers=tenant.headers)
+    unknown = await client.post(where, json={"name": "x"}, headers=tenant.headers)
+
+    check_problem(stale, 409)
+    assert (fresh.status_code, fresh.json()["version"]) == (200, 3)
+    check_problem(unknown, 422)
+
+
+# -- copies -----------------------------------------------------------------------------------------
+
+
+async def test_a_copy_is_the_callers_own_and_begins_anew(client, new_tenant, new_person):
+    tenant = await new_tenant()
+    ada = await new_person(tenant, "ada@example.com")
+    one = await stored_dashboard(client, tenant, name="Ours", tags=["x"], description="d")
+    two = (await put(client, tenant, one, name="Ours", tags=["x"], description="d")).json()
+    where = f"{PATH}/{one['id']}/copy"
+
+    plain = (await client.post(where, headers=ada.headers)).json()
+    named = await client.post(
+        where, json={"name": "Hers", "visibility": "team"}, headers=ada.headers
+    )
+    nobodys = (await client.post(where, headers=tenant.headers)).json()
+
+    same = ("name", "description", "layout", "widgets", "tags")
+    assert {name: plain[name] for name in same} == {name: two[name] for name in same}
+    assert (plain["version"], plain["visibility"]) == (1, "private")
+    assert plain["owner"]["id"] == str(ada.id)
+    assert (named.status_code, named.json()["name"]) == (201, "Hers")
+    assert named.json()["visibility"] == "team"
+    assert (nobodys["owner"], nobodys["visibility"]) == (None, "tenant")
+    assert (await client.get(f"{PATH}/{one['id']}", headers=ada.headers)).json() == two
+
+
+async def test_a_copy_sent_again_is_made_once_and_a_wrong_one_not_at_all(
+    client, new_tenant, new_person
+):
+    tenant = await new_tenant()
+    ada = await new_person(tenant, "ada@example.com")
+    eve = await new_person(tenant, "eve@example.com")
+    one = await stored_dashboard(client, ada, visibility="private")
+    where = f"{PATH}/{one['id']}/copy"
+
+    first = await client.post(where, headers=with_key(ada, "k"))
+    again = await client.post(where, headers=with_key(ada, "k"))
+    other = await client.post(where, json={"name": "x"}, headers=with_key(ada, "k"))
+
+    assert first.status_code == again.status_code == 201
+    assert first.json() == again.json()
+    check_problem(other, 422)
+    check_problem(await client.post(where, headers=eve.headers), 404)
+    for body in ({"name": ""}, {"visibility": "all"}, {"owner": "x"}, []):
+        check_problem(await client.post(where, json=body, headers=ada.headers), 422)
+    check_problem(
+        await client.post(where, json={"visibility": "team"}, headers=tenant.headers), 422
+    )
+    assert len(await rows_of(client, PATH, tenant)) == 2
+
+
+# -- the gallery ------------------------------------------------------------------------------------
+
+
+async def test_the_gallery_is_asked_for_words_owners_and_who_sees_it(
+    client, new_tenant, new_person
+):
+    tenant, stranger = await new_tenant(), await new_tenant()
+    ada = await new_person(tenant, "ada@example.com", team="web")
+    bob = await new_person(tenant, "bob@example.com", team="web")
+    theirs = await new_person(stranger, "ada@example.com")
+    await stored_dashboard(client, ada, name="100% of Tools", visibility="private")
+    await stored_dashboard(client, ada, name="Cost", description="of TOOLS", visibility="team")
+    await stored_dashboard(client, bob, name="über_alles\\x", visibility="tenant")
+
+    async def found(who=ada, **query):
+        names = sorted(row["name"] for row in await rows_of(client, PATH, who, **query))
+        page = await client.get(PATH, params={"page": 1, **query}, headers=who.headers)
+        assert page.json()["meta"]["total"] == len(names)
+        return names
+
+    cost, tools, uber = "Cost", "100% of Tools", "über_alles\\x"
+    assert await found(q="tools") == [tools, cost]
+    assert await found(q="tools", who=bob) == [cost]
+    assert await found(q="%") == await found(q="100%") == [tools]
+    assert await found(q="_") == await found(q="ÜBER_") == await found(q="s\\x") == [uber]
+    assert await found(q="/") == await found(q="'") == await found(q="nothing") == []
+    assert await found(owner_id=str(ada.id)) == [tools, cost]
+    assert await found(owner_id=str(ada.id), who=bob, visibility="private") == []
+    assert await found(owner_id=str(theirs.id), who=tenant) == []
+    assert await found(visibility="team") == [cost]
+    assert await found(visibility="tenant", owner_id=str(bob.id), q="ALLES") == [uber]
+    for bad in ({"q": ""}, {"owner_id": "x"}, {"visibility": "all"}, {"shared": "x"}):
+        check_problem(await client.get(PATH, params=bad, headers=ada.headers), 400)
+
+
+async def test_a_cursor_is_good_for_its_own_filters_alone(client, new_tenant):
+    tenant = await new_tenant()
+    for number in range(3):
+        await stored_dashboard(client, tenant, name=f"n{number}")
+    page = await client.get(PATH, params={"limit": 1, "q": "n"}, headers=tenant.headers)
+    cursor = page.json()["meta"]["next_cursor"]
+
+    other = {"limit": 1, "q": "m", "cursor": cursor}
+    check_problem(await client.get(PATH, params=other, headers=tenant.headers), 400)
+
+
+async def test_the_owner_is_never_locked_out(client, new_tenant, new_person):
+    tenant = await new_tenant()
+    ada = await new_person(tenant, "ada@example.com", team="web")
+    mate = await new_person(tenant, "mate@example.com", team="web")
+    one = await stored_dashboard(client, ada, visibility="team")
+
+    two = (await put(client, mate, one, visibility="private")).json()
+
+    where = f"{PATH}/{one['id']}"
+    assert two["owner"]["id"] == str(ada.id)
+    check_problem(await client.get(where, headers=mate.headers), 404)
+    assert (await client.get(where, headers=ada.headers)).json() == two
+    assert (await put(client, ada, two, visibility="team")).status_code == 200

@@ -25,6 +25,7 @@ from acceptance.talk import (
     stored_session,
     tool_metric,
 )
+from metrics_service.dashboards.file_controller import FILE
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.ingest.records import ModelCallRecord
@@ -44,6 +45,7 @@ SCOPES = {
     ("GET", "/api/v1/sessions"): "read",
     ("POST", "/api/v1/sessions"): "ingest",
     ("POST", "/api/v1/sessions/batch"): "ingest",
+    ("GET", "/api/v1/sessions/summary"): "read",
     ("GET", "/api/v1/sessions/{id}"): "read",
     ("PATCH", "/api/v1/sessions/{id}"): "write",
     ("DELETE", "/api/v1/sessions/{id}"): "write",
@@ -61,7 +63,21 @@ SCOPES = {
     ("PUT", "/api/v1/dashboards/{id}"): "write",
     ("DELETE", "/api/v1/dashboards/{id}"): "write",
     ("GET", "/api/v1/dashboards/{id}/versions"): "read",
+    ("GET", "/api/v1/dashboards/{id}/versions/{version}"): "read",
+    ("GET", "/api/v1/dashboards/{id}/versions/{version}/diff"): "read",
     ("POST", "/api/v1/dashboards/{id}/versions/{version}/restore"): "write",
+    ("POST", "/api/v1/dashboards/{id}/copy"): "write",
+    ("GET", "/api/v1/dashboards/{id}/export"): "read",
+    ("POST", "/api/v1/dashboards/import"): "write",
+    ("GET", "/api/v1/dashboards/{id}/shares"): "read",
+    ("POST", "/api/v1/dashboards/{id}/shares"): "write",
+    ("DELETE", "/api/v1/dashboards/{id}/shares/{share}"): "write",
+    ("POST", "/api/v1/dashboards/{id}/data"): "read",
+    ("POST", "/api/v1/dashboards/{id}/origin"): "read",
+    ("GET", "/api/v1/dashboards/{id}/image"): "read",
+    ("GET", "/api/v1/dashboard-templates"): "read",
+    ("GET", "/api/v1/dashboard-templates/{name}"): "read",
+    ("POST", "/api/v1/dashboard-templates/{name}/copy"): "write",
     ("GET", "/api/v1/keys"): "admin",
     ("POST", "/api/v1/keys"): "admin",
     ("DELETE", "/api/v1/keys/{id}"): "admin",
@@ -70,6 +86,14 @@ SCOPES = {
     ("POST", "/v1/traces"): "ingest",
 }
 HEALTH = {("GET", "/health"), ("GET", "/health/live"), ("GET", "/health/ready")}
+# Without a key: the token in the path is the credential. Tested in test_dashboard_shares.py.
+LINKED = {
+    ("GET", "/api/v1/shared/{token}"),
+    ("POST", "/api/v1/shared/{token}/data"),
+    ("GET", "/api/v1/shared/{token}/image"),
+}
+# Of what nobody owns, admins alone say who else sees it.
+OF_OWNERS = {route for route in SCOPES if "/shares" in route[1]}
 
 BODIES = {
     ("PATCH", "/api/v1/settings"): lambda: {"keep_content": True},
@@ -79,12 +103,20 @@ BODIES = {
     ("POST", "/api/v1/tool-metrics/batch"): lambda: [tool_metric()],
     ("POST", "/api/v1/dashboards"): lambda: dashboard(),
     ("PUT", "/api/v1/dashboards/{id}"): lambda: dashboard(version=1, name="stolen"),
+    ("POST", "/api/v1/dashboards/import"): lambda: FILE,
+    ("POST", "/api/v1/dashboards/{id}/shares"): lambda: {"kind": "link"},
+    ("POST", "/api/v1/dashboards/{id}/data"): dict,
+    ("POST", "/api/v1/dashboards/{id}/origin"): lambda: {"widget": "a", "measure": "count"},
     ("POST", "/api/v1/keys"): lambda: {"name": "x", "scopes": ["admin"]},
     ("POST", "/v1/logs"): lambda: LOGS,
     ("POST", "/v1/metrics"): lambda: METRICS,
     ("POST", "/v1/traces"): lambda: TRACES,
 }
-SUMMARIES = {"/api/v1/tool-metrics/summary", "/api/v1/model-calls/summary"}
+SUMMARIES = {
+    "/api/v1/tool-metrics/summary",
+    "/api/v1/model-calls/summary",
+    "/api/v1/sessions/summary",
+}
 WITH_ID = sorted(route for route in SCOPES if "{id}" in route[1])
 LISTS = sorted(
     path
@@ -96,8 +128,9 @@ LISTS = sorted(
 class Belongings:
     """One of everything that a tenant can have, with its ids."""
 
-    def __init__(self, tenant, session_id, dashboard_id, key_id, user_id):
+    def __init__(self, tenant, session_id, dashboard_id, key_id, user_id, share_id=None):
         self.tenant = tenant
+        self.share_id = share_id
         self.session_id = session_id
         self.dashboard_id = dashboard_id
         self.key_id = key_id
@@ -106,7 +139,8 @@ class Belongings:
     def path(self, template, other_id=None):
         own = {"sessions": self.session_id, "dashboards": self.dashboard_id, "keys": self.key_id}
         one = other_id or next((own[kind] for kind in own if f"/{kind}/" in template), None)
-        return template.replace("{id}", str(one)).replace("{version}", "1")
+        path = template.replace("{id}", str(one)).replace("{version}", "1")
+        return path.replace("{share}", str(self.share_id))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +170,19 @@ def furnished(client, new_together, engine):
         for name in ("k1", "k2", "k3"):
             body = {"name": name, "scopes": ["admin"]}
             issued = await client.post("/api/v1/keys", json=body, headers=tenant.headers)
-        return Belongings(tenant, made["id"], boards[0]["id"], issued.json()["id"], made["user_id"])
+        share = await client.post(
+            f"/api/v1/dashboards/{boards[0]['id']}/shares",
+            json={"kind": "link"},
+            headers=tenant.headers,
+        )
+        return Belongings(
+            tenant,
+            made["id"],
+            boards[0]["id"],
+            issued.json()["id"],
+            made["user_id"],
+            share.json()["id"],
+        )
 
     return make
 
@@ -151,9 +197,10 @@ async def pair(client, furnished):
 async def snapshot(client, who):
     """All that a tenant can see of itself."""
     seen = {path: await rows_of(client, path, who.tenant) for path in LISTS}
-    seen["versions"] = await rows_of(
-        client, f"/api/v1/dashboards/{who.dashboard_id}/versions", who.tenant
-    )
+    for what in ("versions", "shares"):
+        seen[what] = await rows_of(
+            client, f"/api/v1/dashboards/{who.dashboard_id}/{what}", who.tenant
+        )
     return seen
 
 
@@ -184,12 +231,12 @@ async def test_every_route_of_the_document_is_in_the_sweep(client, tenant_once):
 
     document = response.json()
     found = {
-        (method.upper(), re.sub(r"{[a-z_]*_id}", "{id}", path))
+        (method.upper(), re.sub(r"{[a-z_]*_id}", "{id}", path.replace("{share_id}", "{share}")))
         for path, operations in document["paths"].items()
         for method in operations
         if method in {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
     }
-    assert found == SCOPES.keys() | HEALTH
+    assert found == SCOPES.keys() | HEALTH | LINKED
 
 
 @pytest.mark.parametrize("route", WITH_ID, ids=" ".join)
@@ -202,7 +249,9 @@ async def test_what_is_another_tenants_is_as_if_it_were_not(client, pair, route)
 
     check_problem(with_theirs, 404)
     their_id, no_id = theirs.split("/")[4], nothing.split("/")[4]
-    assert same_but_for_ids(with_theirs, their_id) == same_but_for_ids(with_nothing, no_id)
+    assert same_but_for_ids(with_theirs, their_id, other.share_id) == same_but_for_ids(
+        with_nothing, no_id, one.share_id
+    )
     assert await snapshot(client, other) == before
 
 
@@ -223,7 +272,7 @@ async def test_a_key_is_worth_nothing_on_another_tenants_host(client, pair, rout
     ids = [
         str(value)
         for whose in (one, other)
-        for value in (whose.session_id, whose.dashboard_id, whose.key_id)
+        for value in (whose.session_id, whose.dashboard_id, whose.key_id, whose.share_id)
     ]
     expected = same_but_for_ids(baseline, *ids)
     for answer in answers:
@@ -350,11 +399,13 @@ async def test_a_key_may_do_what_its_scope_says_and_no_more(client, furnished, n
     issued = await new_key(one.tenant, scopes=(scope,))
     limited = {"Host": one.tenant.headers["Host"], "Authorization": f"Bearer {issued.key}"}
 
-    # What replaces comes first, while it is the first version; what deletes comes last.
+    # What replaces comes first, while it is the first version; what deletes comes last, parts before
+    # their whole.
     order = {"PUT": 0, "DELETE": 2}
-    for route in sorted(SCOPES, key=lambda route: (order.get(route[0], 1), route)):
+    for route in sorted(SCOPES, key=lambda one: (order.get(one[0], 1), -len(one[1]), one)):
         response = await call(client, route, one.path(route[1]), limited)
-        if SCOPES[route] in (None, scope) or scope == "admin":
+        is_enough = SCOPES[route] in (None, scope) and route not in OF_OWNERS
+        if is_enough or scope == "admin":
             assert response.status_code in (200, 201, 204), (route, response.text)
         else:
             check_refusal(response, 403)
@@ -546,7 +597,7 @@ async def test_the_target_of_a_request_does_not_override_its_host(wire, new_tena
 
 @pytest.mark.parametrize("route", sorted(SCOPES), ids=" ".join)
 async def test_a_suspended_tenant_gets_the_same_answer_on_every_route(client, suspended, route):
-    path = route[1].replace("{id}", str(uuid4())).replace("{version}", "1")
+    path = Belongings(None, uuid4(), uuid4(), uuid4(), uuid4(), uuid4()).path(route[1])
 
     with_key = await call(client, route, path, suspended.headers)
     without = await call(client, route, path, {"Host": suspended.headers["Host"]})

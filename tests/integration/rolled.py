@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.rollups.sources import SOURCES, UNIT
+from metrics_service.rollups.sources import SOURCES
 from metrics_service.rollups.statements import STATEMENTS
 
 Rows = dict[str, dict[tuple[object, ...], tuple[object, ...]]]
 
-ROLLUPS = tuple(source.table_of(grain) for source in SOURCES.values() for grain in UNIT)
+ROLLUPS = tuple(rollup.table for source in SOURCES.values() for rollup in source.rollups)
 EVER = (datetime(2015, 1, 1, tzinfo=UTC), datetime(2600, 1, 1, tzinfo=UTC))
 
 
@@ -19,8 +19,7 @@ async def rollups_of(connection: ContextConnection) -> Rows:
     found: Rows = {}
     for source in SOURCES.values():
         key = ("cube", "bucket", *source.dimensions)
-        for grain in UNIT:
-            table = source.table_of(grain)
+        for table in (rollup.table for rollup in source.rollups):
             rows = await connection.fetch(
                 f"SELECT {', '.join((*key, *source.columns))} FROM {table}"
             )
@@ -38,9 +37,9 @@ async def check_rollups(connection: ContextConnection) -> Rows:
     savepoint = connection.transaction()
     await savepoint.start()
     for name, source in SOURCES.items():
-        for grain in UNIT:
-            await connection.execute(f"DELETE FROM {source.table_of(grain)}")
-            await connection.execute(STATEMENTS[name].rebuild_astray[grain], *EVER)
+        for rollup, statement in zip(source.rollups, STATEMENTS[name].rebuild_astray, strict=True):
+            await connection.execute(f"DELETE FROM {rollup.table}")
+            await connection.execute(statement, *EVER)
     computed = await rollups_of(connection)
     await savepoint.rollback()
     for table, rows in computed.items():

@@ -23,6 +23,7 @@ import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from metrics_service.db.summaries import SummaryQuery
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -30,9 +31,8 @@ from metrics_service.db import coverage
 from metrics_service.db.addresses import MIGRATOR_LOGIN, RUNTIME_LOGIN, SUPERUSER, Addresses
 from metrics_service.db.embedded import embedded_server
 from metrics_service.db.engine import owner_connection, runtime_engine
-from metrics_service.db.models import DashboardConfig, DashboardVersion, User
+from metrics_service.db.models import DashboardConfig, DashboardShare, DashboardVersion, User
 from metrics_service.db.roles import BACKUP, OWNER, TENANTS
-from metrics_service.db.summaries import SummaryQuery
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import MigrationError
 from metrics_service.model_calls.repository import (
@@ -60,12 +60,15 @@ from metrics_service.tool_metrics.repository import (
 from metrics_service.tool_metrics.schemas import ToolMetricQuery
 
 ROOT = Path(__file__).parents[2]
-MODELS = (User, DashboardConfig, DashboardVersion)
+MODELS = (User, DashboardConfig, DashboardVersion, DashboardShare)
 TENANT_TABLES = {
     "users", "metrics_sessions", "session_tags", "tool_names", "tool_metrics", "model_calls",
-    "dashboard_configs", "dashboard_versions", "idempotency_keys", "user_identities",
+    "dashboard_configs", "dashboard_versions", "dashboard_shares", "idempotency_keys",
+    "user_identities",
     "tenant_settings", "trace_sessions", "tool_spans", "metric_streams", "counter_deltas",
-    "session_events",
+    "session_events", "tool_metrics_hourly", "tool_metrics_daily", "tool_metrics_daily_all",
+    "model_calls_hourly", "model_calls_daily", "model_calls_daily_all",
+    "sessions_hourly", "sessions_daily", "sessions_daily_all",
 }  # fmt: skip
 
 

@@ -200,8 +200,8 @@ async def test_facts_follow_their_session_to_another_team(engine, new_tenant):
         await change_session(connection, _id(tenant_id, "one"), SessionPatch(team="web"))
 
         after = await check_rollups(connection)
-        assert of_cube(before, "tool_metrics_daily", "all", TEAM) == {(None,): 1}
-        assert of_cube(after, "tool_metrics_daily", "all", TEAM) == {("web",): 1}
+        assert of_cube(before, "tool_metrics_daily_all", "all", TEAM) == {(None,): 1}
+        assert of_cube(after, "tool_metrics_daily_all", "all", TEAM) == {("web",): 1}
         assert of_cube(after, "sessions_hourly", "who", TEAM) == {("web",): 1}
 
 

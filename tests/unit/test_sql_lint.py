@@ -435,7 +435,13 @@ INTERPOLATED: dict[str, set[str]] = {
         "measure.sql", "name", "order", "parts", "relation", "sums", "updated_at", "value",
         "where.bind(limit + 1)",
     },
-    "src/metrics_service/rollups/series.py": {"end", "plan.source.table_of(grain)", "start"},
+    "src/metrics_service/rollups/behind.py": {
+        "' AND '.join(conditions)", "' UNION ALL '.join(parts)", "', '.join(dimensions)",
+        "MAX_FOUND", "MAX_SCANNED", "MOST", "SHOWN", "UNIT[grain]", "columns", "counted", "end",
+        "figures", "grain", "kept", "name", "plan.source.table_of(grain)", "session",
+        "sessions_of(plan)", "signals", "source.table", "start",
+    },
+    "src/metrics_service/rollups/series.py": {"first", "last", "source.table_of(grain)"},
     "src/metrics_service/ingest/sessions.py": {
         "SESSIONS.needed('s')", "contributions(SESSIONS, 'changed')",
         "contributions(SESSIONS, 'held')",
@@ -492,9 +498,8 @@ def generated_sql() -> Iterator[Sql]:
     """The statements that come out of `GENERATED`."""
     for name, kept in statements_of_rollups.STATEMENTS.items():
         for place, text in enumerate(
-            (kept.of_sessions, kept.of_rows, kept.roll_up, *kept.rebuild.values(),
-             *kept.rebuild_astray.values())
-        ):  # fmt: skip
+            (kept.of_sessions, kept.of_rows, kept.roll_up, *kept.rebuild, *kept.rebuild_astray)
+        ):
             yield Sql(f"rollups of {name}", place, text)
     for table in (call_tables.TOOL_METRICS, call_tables.MODEL_CALLS):
         for place, name in enumerate(

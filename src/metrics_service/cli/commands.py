@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
+from metrics_service.cli.dashboard import dashboard
 from metrics_service.cli.db import db
 from metrics_service.cli.demo import demo
 from metrics_service.cli.key import key
@@ -17,5 +18,5 @@ def metrics_service() -> None:
     """The backend where teams see what their coding agents and developer tools do."""
 
 
-for command in (demo, serve, db, tenant, key):
+for command in (demo, serve, db, tenant, key, dashboard):
     metrics_service.add_command(command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from litestar import Controller, Response, delete, get, post, put
@@ -11,26 +11,20 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from metrics_service.dashboards.repository import (
-    Gallery,
-    count_versions,
-    fetch_versions,
-    version_view,
-)
 from metrics_service.dashboards.schemas import (
     DashboardChange,
+    DashboardCopy,
     DashboardIn,
     DashboardQuery,
-    DashboardVersionView,
     DashboardView,
-    VersionQuery,
 )
+from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import (
+    copy_dashboard,
     create_dashboard,
     delete_dashboard,
     get_dashboard,
     replace_dashboard,
-    restore_dashboard,
 )
 from metrics_service.db.pages import Page, Position
 from metrics_service.http.bodies import JsonBody
@@ -43,16 +37,33 @@ ROUTE = "/api/v1/dashboards"
 EXAMPLE = {
     "name": "Tools this week",
     "layout": {"slow": {"x": 0, "y": 0, "w": 6, "h": 4}},
-    "widgets": [{"id": "slow", "title": "Slowest tools", "source": "tool_metrics"}],
+    "widgets": [
+        {
+            "id": "slow",
+            "title": "Slowest tools",
+            "kind": "chart",
+            "query": {
+                "source": "tool_metrics",
+                "measures": ["p95_ms"],
+                "group_by": ["day", "tool_name"],
+                "range": {"last": "7d"},
+                "order_by": "-p95_ms",
+                "limit": 100,
+            },
+            "mark": "line",
+            "encoding": {
+                "x": {"field": "day", "type": "temporal"},
+                "y": {"field": "p95_ms", "type": "quantitative"},
+                "color": {"field": "tool_name", "type": "nominal"},
+            },
+        }
+    ],
     "visibility": "tenant",
     "tags": ["tools"],
 }
-CHANGE = {**EXAMPLE, "name": "Tools last week", "version": 1}
-
-
-def _gallery(tx: AsyncSession, caller: Caller) -> Gallery:
-    principal = caller.principal
-    return Gallery(tx, user_id=principal.user_id, is_admin=principal.allows("admin"))
+CHANGE = {**EXAMPLE, "name": "Tools last week", "version": 1, "note": "renamed"}
+COPY = {"name": "My tools this week"}
+AS_IT_IS = DashboardCopy()
 
 
 class DashboardController(Controller):
@@ -68,7 +79,7 @@ class DashboardController(Controller):
     ) -> Page[DashboardView]:
         """List the dashboards one may see."""
         query = parse_query(request, DashboardQuery)
-        gallery = _gallery(tx, caller)
+        gallery = gallery_of(tx, caller)
         column = query.sort.lstrip("-")
         page = await answer_page(
             caller,
@@ -92,7 +103,7 @@ class DashboardController(Controller):
         data: Annotated[DashboardIn, Body(examples=[Example(value=EXAMPLE)])],
     ) -> Response[DashboardView]:
         """Create a dashboard."""
-        gallery = _gallery(tx, caller)
+        gallery = gallery_of(tx, caller)
 
         async def act() -> DashboardView:
             return await gallery.view(await create_dashboard(gallery, caller.principal, data))
@@ -107,7 +118,7 @@ class DashboardController(Controller):
         dashboard_id: FromPath[UUID],
     ) -> DashboardView:
         """Get one dashboard."""
-        gallery = _gallery(tx, caller)
+        gallery = gallery_of(tx, caller)
         return await gallery.view(await get_dashboard(gallery, dashboard_id))
 
     @put(
@@ -124,7 +135,7 @@ class DashboardController(Controller):
         data: Annotated[DashboardChange, Body(examples=[Example(value=CHANGE)])],
     ) -> DashboardView:
         """Replace a dashboard; `version` is the one that was read, 409 when it is stale."""
-        gallery = _gallery(tx, caller)
+        gallery = gallery_of(tx, caller)
         row = await replace_dashboard(gallery, caller.principal, dashboard_id, data)
         return await gallery.view(row)
 
@@ -135,57 +146,29 @@ class DashboardController(Controller):
         tx: NamedDependency[AsyncSession],
         dashboard_id: FromPath[UUID],
     ) -> None:
-        """Delete a dashboard with its versions."""
-        await delete_dashboard(_gallery(tx, caller), dashboard_id)
-
-    @get(
-        "/{dashboard_id:uuid}/versions",
-        opt=requires("read"),
-        operation_class=query_operation(VersionQuery),
-    )
-    async def list_versions(
-        self,
-        request: AnyRequest,
-        caller: NamedDependency[Caller],
-        tx: NamedDependency[AsyncSession],
-        dashboard_id: FromPath[UUID],
-    ) -> Page[DashboardVersionView]:
-        """List the versions of a dashboard, newest first."""
-        query = parse_query(request, VersionQuery)
-        await get_dashboard(_gallery(tx, caller), dashboard_id)
-
-        async def fetch(after: Position | None, limit: int, offset: int) -> Any:
-            before = int(after.value) if after is not None else None  # type: ignore[arg-type]
-            return await fetch_versions(tx, dashboard_id, before=before, limit=limit, offset=offset)
-
-        return await answer_page(
-            caller,
-            f"{ROUTE}/{dashboard_id}/versions",
-            query,
-            fetch=fetch,
-            count=lambda: count_versions(tx, dashboard_id),
-            position=lambda row: Position(row.version, dashboard_id),
-            view=version_view,
-        )
+        """Delete a dashboard with its versions and shares."""
+        await delete_dashboard(gallery_of(tx, caller), dashboard_id)
 
     @post(
-        "/{dashboard_id:uuid}/versions/{version:int}/restore",
+        "/{dashboard_id:uuid}/copy",
         opt=requires("write"),
-        status_code=200,
+        dto=JsonBody[DashboardCopy],
+        return_dto=None,
     )
-    async def restore(
+    async def post_copy(
         self,
         request: AnyRequest,
         caller: NamedDependency[Caller],
         tx: NamedDependency[AsyncSession],
         dashboard_id: FromPath[UUID],
-        version: FromPath[int],
+        data: Annotated[DashboardCopy, Body(examples=[Example(value=COPY)])] = AS_IT_IS,
     ) -> Response[DashboardView]:
-        """Make an old version the newest."""
-        gallery = _gallery(tx, caller)
+        """Copy a dashboard that one sees; the copy is one's own, private unless said otherwise."""
+        gallery = gallery_of(tx, caller)
 
         async def act() -> DashboardView:
-            row = await restore_dashboard(gallery, caller.principal, dashboard_id, version)
-            return await gallery.view(row)
+            return await gallery.view(
+                await copy_dashboard(gallery, caller.principal, dashboard_id, data)
+            )
 
-        return await once(request, caller, tx, act, status_code=200)
+        return await once(request, caller, tx, act)

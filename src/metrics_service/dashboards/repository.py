@@ -1,20 +1,17 @@
-"""Dashboards and their versions, of those that the caller may see."""
+"""Dashboards that the caller may see, and what the caller may do with one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from uuid import UUID
 
+import msgspec
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
-from sqlalchemy import ColumnElement, any_, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, any_, false, func, literal, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from metrics_service.dashboards.schemas import (
-    DashboardOwner,
-    DashboardQuery,
-    DashboardVersionView,
-    DashboardView,
-)
-from metrics_service.db.models import DashboardConfig, DashboardVersion, User
+from metrics_service.dashboards.schemas import DashboardOwner, DashboardQuery, DashboardView
+from metrics_service.db.models import DashboardConfig, DashboardShare, User
 from metrics_service.db.pages import Position
 
 
@@ -22,39 +19,75 @@ class DashboardRepository(SQLAlchemyAsyncRepository[DashboardConfig]):
     model_type = DashboardConfig
 
 
-class DashboardVersionRepository(SQLAlchemyAsyncRepository[DashboardVersion]):
-    model_type = DashboardVersion
+class Access(msgspec.Struct, frozen=True):
+    """What one principal may do with a dashboard that it sees."""
+
+    may_share: bool
+    """Its owner, and admins."""
+    may_publish: bool
+    """Decide who sees it, and delete it: whoever sees it without a share."""
+    may_edit: bool
+    """Change what is in it: those, and whom it was shared with as an editor."""
 
 
 class Gallery:
-    """The dashboards one principal may see: the tenant's, the team's, the own; admins see all."""
+    """The dashboards one principal may see: the tenant's, the team's, the own, those shared with it.
+
+    Admins see all.
+    """
 
     def __init__(self, tx: AsyncSession, *, user_id: UUID | None, is_admin: bool) -> None:
         self.tx = tx
         self._user_id = user_id
         self._is_admin = is_admin
 
-    def _visible(self) -> list[ColumnElement[bool]]:
+    def _by_right(self) -> ColumnElement[bool]:
         if self._is_admin:
-            return []
+            return true()
         own = DashboardConfig.visibility == "tenant"
         if self._user_id is None:
-            return [own]
+            return own
         team = select(User.team).where(User.id == self._user_id, User.team.is_not(None))
         mates = select(User.id).where(User.team.in_(team))
-        return [
-            or_(
-                own,
-                DashboardConfig.owner_id == self._user_id,
-                (DashboardConfig.visibility == "team") & DashboardConfig.owner_id.in_(mates),
-            )
-        ]
+        return or_(
+            own,
+            DashboardConfig.owner_id == self._user_id,
+            (DashboardConfig.visibility == "team") & DashboardConfig.owner_id.in_(mates),
+        )
+
+    def _by_share(self, *, role: str | None = None) -> ColumnElement[bool]:
+        if self._user_id is None:
+            return false()
+        shared = select(DashboardShare.dashboard_id).where(
+            DashboardShare.user_id == self._user_id, *living()
+        )
+        if role is not None:
+            shared = shared.where(DashboardShare.role == role)
+        return DashboardConfig.id.in_(shared)
+
+    def _visible(self) -> ColumnElement[bool]:
+        return or_(self._by_right(), self._by_share())
 
     async def find(self, dashboard_id: UUID, *, lock: bool = False) -> DashboardConfig | None:
-        query = select(DashboardConfig).where(DashboardConfig.id == dashboard_id, *self._visible())
+        query = select(DashboardConfig).where(DashboardConfig.id == dashboard_id, self._visible())
         if lock:
             query = query.with_for_update()
         return (await self.tx.scalars(query)).one_or_none()
+
+    async def access(self, row: DashboardConfig) -> Access:
+        """What may be done with a dashboard that was found; hold its lock to rely on it."""
+        query = select(self._by_right(), self._by_share(role="editor"))
+        by_right, is_editor = (
+            await self.tx.execute(
+                query.select_from(DashboardConfig).where(DashboardConfig.id == row.id)
+            )
+        ).one()
+        is_owner = self._user_id is not None and row.owner_id == self._user_id
+        return Access(
+            may_share=self._is_admin or is_owner,
+            may_publish=by_right,
+            may_edit=by_right or is_editor,
+        )
 
     async def fetch(
         self, query: DashboardQuery, *, after: Position | None, limit: int, offset: int
@@ -64,7 +97,7 @@ class Gallery:
         is_down = query.sort.startswith("-")
         statement = (
             select(DashboardConfig)
-            .where(*self._visible(), *self._filters(query))
+            .where(self._visible(), *self._filters(query))
             .order_by(
                 *(part.desc() if is_down else part.asc() for part in (column, DashboardConfig.id))
             )
@@ -78,21 +111,50 @@ class Gallery:
 
     async def count(self, query: DashboardQuery) -> int:
         statement = select(func.count()).select_from(DashboardConfig)
-        statement = statement.where(*self._visible(), *self._filters(query))
+        statement = statement.where(self._visible(), *self._filters(query))
         return (await self.tx.scalars(statement)).one()
 
     def _filters(self, query: DashboardQuery) -> list[ColumnElement[bool]]:
-        return [literal(query.tag) == any_(DashboardConfig.tags)] if query.tag is not None else []
+        wanted: list[ColumnElement[bool]] = []
+        if query.tag is not None:
+            wanted.append(literal(query.tag) == any_(DashboardConfig.tags))
+        if query.owner_id is not None:
+            wanted.append(DashboardConfig.owner_id == query.owner_id)
+        if query.visibility is not None:
+            wanted.append(DashboardConfig.visibility == query.visibility)
+        if query.shared is not None:
+            wanted.append(self._by_share() if query.shared else ~self._by_share())
+        if query.q is not None:
+            wanted.append(
+                or_(
+                    DashboardConfig.name.icontains(query.q, autoescape=True),
+                    DashboardConfig.description.icontains(query.q, autoescape=True),
+                )
+            )
+        return wanted
 
     async def views(self, rows: list[DashboardConfig]) -> list[DashboardView]:
         """The rows with their owners, who are fetched in one statement."""
-        ids = {row.owner_id for row in rows if row.owner_id is not None}
-        users = await self.tx.scalars(select(User).where(User.id.in_(ids)))
-        owners = {user.id: DashboardOwner(user.id, user.email, user.name) for user in users}
+        owners = await people(self.tx, (row.owner_id for row in rows))
         return [_view(row, owners) for row in rows]
 
     async def view(self, row: DashboardConfig) -> DashboardView:
         return (await self.views([row]))[0]
+
+
+def living() -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The conditions of a share that was not taken back and has not ended."""
+    ends = DashboardShare.expires_at
+    return DashboardShare.revoked_at.is_(None), or_(ends.is_(None), ends > func.now())
+
+
+async def people(tx: AsyncSession, ids: Iterable[UUID | None]) -> dict[UUID, DashboardOwner]:
+    """Those of the users who are there, by id, in one statement."""
+    wanted = {user_id for user_id in ids if user_id is not None}
+    if not wanted:
+        return {}
+    users = await tx.scalars(select(User).where(User.id == any_(literal(list(wanted)))))
+    return {user.id: DashboardOwner(user.id, user.email, user.name) for user in users}
 
 
 def _view(row: DashboardConfig, owners: dict[UUID, DashboardOwner]) -> DashboardView:
@@ -108,51 +170,4 @@ def _view(row: DashboardConfig, owners: dict[UUID, DashboardOwner]) -> Dashboard
         version=row.version,
         created_at=row.created_at,
         updated_at=row.updated_at,
-    )
-
-
-async def fetch_versions(
-    tx: AsyncSession, dashboard_id: UUID, *, before: int | None, limit: int, offset: int
-) -> list[DashboardVersion]:
-    """Versions, newest first."""
-    statement = (
-        select(DashboardVersion)
-        .where(DashboardVersion.dashboard_id == dashboard_id)
-        .order_by(DashboardVersion.version.desc())
-        .limit(limit)
-        .offset(offset)
-    )
-    if before is not None:
-        statement = statement.where(DashboardVersion.version < before)
-    return list((await tx.scalars(statement)).all())
-
-
-async def count_versions(tx: AsyncSession, dashboard_id: UUID) -> int:
-    statement = select(func.count()).select_from(DashboardVersion)
-    return (await tx.scalars(statement.where(DashboardVersion.dashboard_id == dashboard_id))).one()
-
-
-async def find_version(
-    tx: AsyncSession, dashboard_id: UUID, version: int
-) -> DashboardVersion | None:
-    return (
-        await tx.scalars(
-            select(DashboardVersion).where(
-                DashboardVersion.dashboard_id == dashboard_id, DashboardVersion.version == version
-            )
-        )
-    ).one_or_none()
-
-
-def version_view(row: DashboardVersion) -> DashboardVersionView:
-    return DashboardVersionView(
-        version=row.version,
-        name=row.name,
-        description=row.description,
-        layout=row.layout,
-        widgets=row.widgets,
-        visibility=row.visibility,
-        tags=row.tags,
-        author_id=row.author_id,
-        created_at=row.created_at,
     )

@@ -9,33 +9,62 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from metrics_service.dashboards.widgets import widget_errors
 from metrics_service.db.listing import ListQuery
 from metrics_service.errors import FieldError
 from metrics_service.fields import Name, ShortText, Tags, Text, stored_size
 
 Visibility = Literal["private", "team", "tenant"]
 DashboardSort = Literal["updated_at", "-updated_at", "created_at", "-created_at"]
+VersionNumber = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 MAX_WIDGETS = 100
 MAX_CONFIG_BYTES = 256 * 1024
+
+CONTENT = ("name", "description", "layout", "widgets", "visibility", "tags")
+"""What a version of a dashboard keeps."""
+
+Note = Annotated[str, Meta(max_length=1000, description="What this version is for.")]
+Layout = Annotated[
+    dict[str, Any],
+    Meta(description="Id of a widget to its place: x, y, w and h on a grid of 12 columns."),
+]
+Widgets = Annotated[
+    list[dict[str, Any]],
+    Meta(
+        max_length=MAX_WIDGETS,
+        description="Each has id, title, kind (chart, number, table) and query; charts mark and "
+        "encoding.",
+    ),
+]
 
 
 class DashboardIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Name
     description: Text = ""
-    layout: dict[str, Any] = {}
-    widgets: Annotated[list[dict[str, Any]], Meta(max_length=MAX_WIDGETS)] = []
+    layout: Layout = {}
+    widgets: Widgets = []
     visibility: Visibility = "tenant"
     tags: Tags = []
+    note: Note = ""
 
     def content(self) -> dict[str, Any]:
         """What a version of the dashboard keeps."""
-        names = ("name", "description", "layout", "widgets", "visibility", "tags")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in CONTENT}
 
 
 class DashboardChange(DashboardIn, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    version: Annotated[int, Meta(ge=1, le=2**31 - 1, description="The version that was read.")]
+    version: Annotated[VersionNumber, Meta(description="The version that was read.")]
+
+
+class DashboardCopy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: Name | None = None
+    visibility: Visibility | None = None
+
+
+class RestoreIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    note: Note = ""
+    version: Annotated[VersionNumber, Meta(description="The version that was read.")] | None = None
 
 
 class DashboardOwner(msgspec.Struct, frozen=True):
@@ -67,16 +96,36 @@ class DashboardVersionView(msgspec.Struct, frozen=True):
     visibility: str
     tags: list[str]
     author_id: UUID | None
+    author: DashboardOwner | None
+    """None for a key of nobody, and for a user who is gone; `author_id` tells the two apart."""
+    note: str
     created_at: datetime
 
 
 class DashboardQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tag: ShortText | None = None
+    owner_id: UUID | None = None
+    visibility: Visibility | None = None
+    shared: Annotated[bool, Meta(description="Whether they were shared with one.")] | None = None
+    q: (
+        Annotated[
+            str,
+            Meta(min_length=1, max_length=255, description="Part of the name or description."),
+        ]
+        | None
+    ) = None
     sort: DashboardSort = "-updated_at"
 
 
 class VersionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Versions, newest first."""
+
+
+class DiffQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    to: (
+        Annotated[VersionNumber, Meta(description="The version to compare with; the newest.")]
+        | None
+    ) = None
 
 
 def dashboard_errors(dashboard: DashboardIn, *, has_user: bool) -> list[FieldError]:
@@ -94,4 +143,5 @@ def dashboard_errors(dashboard: DashboardIn, *, has_user: bool) -> list[FieldErr
             errors.append(
                 FieldError(f"must not be larger than {MAX_CONFIG_BYTES} bytes", field=field)
             )
-    return errors
+    # What is too large is not worth a closer look.
+    return errors or widget_errors(dashboard.widgets, dashboard.layout)

@@ -6,30 +6,60 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from metrics_service.dashboards.repository import (
-    DashboardRepository,
-    DashboardVersionRepository,
-    Gallery,
-    find_version,
+from metrics_service.dashboards.repository import DashboardRepository, Gallery, people
+from metrics_service.dashboards.schemas import (
+    CONTENT,
+    DashboardChange,
+    DashboardCopy,
+    DashboardIn,
+    RestoreIn,
+    dashboard_errors,
 )
-from metrics_service.dashboards.schemas import DashboardChange, DashboardIn, dashboard_errors
+from metrics_service.dashboards.versions import DashboardVersionRepository, get_version
+from metrics_service.dashboards.widgets import read_widget
 from metrics_service.db.models import DashboardConfig, DashboardVersion
-from metrics_service.errors import ConflictError, InvalidBodyError, NotFoundError
+from metrics_service.errors import (
+    ConflictError,
+    FieldError,
+    ForbiddenError,
+    InvalidBodyError,
+    NotFoundError,
+)
 from metrics_service.tenants.authenticate import Principal
-
-CONTENT = ("name", "description", "layout", "widgets", "visibility", "tags")
 
 
 async def create_dashboard(
     gallery: Gallery, principal: Principal, dashboard: DashboardIn
 ) -> DashboardConfig:
     """Raises `InvalidBodyError`."""
-    _refuse_invalid(dashboard, has_user=principal.user_id is not None)
+    await _refuse_invalid(gallery.tx, dashboard, has_user=principal.user_id is not None)
     row = DashboardConfig(**dashboard.content(), owner_id=principal.user_id, version=1)
     row = await DashboardRepository(session=gallery.tx).add(row, auto_refresh=True)
-    await _keep_version(gallery, row, principal)
+    await _keep_version(gallery, row, principal, dashboard.note)
     return row
+
+
+async def copy_dashboard(
+    gallery: Gallery, principal: Principal, dashboard_id: UUID, copy: DashboardCopy
+) -> DashboardConfig:
+    """Make a dashboard of the caller's own of one that it sees; raises `InvalidBodyError`."""
+    row = await get_dashboard(gallery, dashboard_id)
+    own = DashboardIn(
+        name=copy.name or row.name,
+        description=row.description,
+        layout=row.layout,
+        widgets=row.widgets,
+        visibility=copy.visibility or default_visibility(principal),
+        tags=row.tags,
+    )
+    return await create_dashboard(gallery, principal, own)
+
+
+def default_visibility(principal: Principal) -> Any:
+    """Of what nobody said who sees it: its owner alone, if there is one."""
+    return "tenant" if principal.user_id is None else "private"
 
 
 async def replace_dashboard(
@@ -37,33 +67,34 @@ async def replace_dashboard(
 ) -> DashboardConfig:
     """Raises `ConflictError` when `change.version` is not the current one."""
     row = await get_dashboard(gallery, dashboard_id, lock=True)
-    _refuse_invalid(change, has_user=row.owner_id is not None)
-    if row.version != change.version:
-        raise ConflictError(
-            f"the dashboard is at version {row.version} by now; read it and change that"
-        )
-    return await _change(gallery, principal, row, change.content())
+    await _refuse_forbidden(gallery, row, change.visibility)
+    await _refuse_invalid(gallery.tx, change, has_user=row.owner_id is not None)
+    _refuse_stale(row, change.version)
+    return await _change(gallery, principal, row, change)
 
 
 async def restore_dashboard(
-    gallery: Gallery, principal: Principal, dashboard_id: UUID, version: int
+    gallery: Gallery, principal: Principal, dashboard_id: UUID, version: int, asked: RestoreIn
 ) -> DashboardConfig:
-    """Make an old version the newest; what came between stays in the history."""
+    """Make an old version the newest; what came between stays in the history.
+
+    One that was kept before dashboards were checked as they are now may be refused.
+    """
     row = await get_dashboard(gallery, dashboard_id, lock=True)
-    # A number that no version can have is not one that the database could look for.
-    old = (
-        await find_version(gallery.tx, dashboard_id, version)
-        if 1 <= version <= row.version
-        else None
-    )
-    if old is None:
-        raise NotFoundError("version", version)
-    return await _change(gallery, principal, row, {name: getattr(old, name) for name in CONTENT})
+    old = await get_version(gallery.tx, dashboard_id, version, newest=row.version)
+    await _refuse_forbidden(gallery, row, old.visibility)
+    restored = DashboardIn(**{name: getattr(old, name) for name in CONTENT}, note=asked.note)
+    await _refuse_invalid(gallery.tx, restored, has_user=row.owner_id is not None)
+    if asked.version is not None:
+        _refuse_stale(row, asked.version)
+    return await _change(gallery, principal, row, restored)
 
 
 async def delete_dashboard(gallery: Gallery, dashboard_id: UUID) -> None:
-    """Delete a dashboard with its versions."""
+    """Delete a dashboard with its versions and shares."""
     row = await get_dashboard(gallery, dashboard_id, lock=True)
+    if not (await gallery.access(row)).may_publish:
+        raise ForbiddenError("this dashboard was shared with you, and is not yours to delete")
     await gallery.tx.delete(row)
     await gallery.tx.flush()
 
@@ -79,28 +110,62 @@ async def get_dashboard(
 
 
 async def _change(
-    gallery: Gallery, principal: Principal, row: DashboardConfig, content: dict[str, Any]
+    gallery: Gallery, principal: Principal, row: DashboardConfig, change: DashboardIn
 ) -> DashboardConfig:
-    for name, value in content.items():
+    for name, value in change.content().items():
         setattr(row, name, value)
     row.version += 1
     row.updated_at = func.clock_timestamp()
     await gallery.tx.flush()
     await gallery.tx.refresh(row)
-    await _keep_version(gallery, row, principal)
+    await _keep_version(gallery, row, principal, change.note)
     return row
 
 
-async def _keep_version(gallery: Gallery, row: DashboardConfig, principal: Principal) -> None:
+async def _keep_version(
+    gallery: Gallery, row: DashboardConfig, principal: Principal, note: str
+) -> None:
     kept = DashboardVersion(
         dashboard_id=row.id,
         version=row.version,
         author_id=principal.user_id,
+        note=note,
         **{name: getattr(row, name) for name in CONTENT},
     )
     await DashboardVersionRepository(session=gallery.tx).add(kept)
 
 
-def _refuse_invalid(dashboard: DashboardIn, *, has_user: bool) -> None:
-    if errors := dashboard_errors(dashboard, has_user=has_user):
+def _refuse_stale(row: DashboardConfig, version: int) -> None:
+    if row.version != version:
+        raise ConflictError(
+            f"the dashboard is at version {row.version} by now; read it and change that"
+        )
+
+
+async def _refuse_forbidden(gallery: Gallery, row: DashboardConfig, visibility: str) -> None:
+    access = await gallery.access(row)
+    if not access.may_edit:
+        raise ForbiddenError("this dashboard was shared with you to be read, not to be changed")
+    if visibility != row.visibility and not access.may_publish:
+        raise ForbiddenError("this dashboard was shared with you; who sees it is not yours to say")
+
+
+async def _refuse_invalid(tx: AsyncSession, dashboard: DashboardIn, *, has_user: bool) -> None:
+    errors = dashboard_errors(dashboard, has_user=has_user)
+    if errors := errors or await _errors_of_users(tx, dashboard.widgets):
         raise InvalidBodyError(errors)
+
+
+async def _errors_of_users(tx: AsyncSession, widgets: list[dict[str, Any]]) -> list[FieldError]:
+    """Filters by users whom this tenant does not have."""
+    named = {
+        f"widgets[{place}].query.filters.user_id": set(map(UUID, values))
+        for place, raw in enumerate(widgets)
+        if (values := read_widget(raw).query.values("user_id"))
+    }
+    known = await people(tx, set().union(*named.values()))
+    return [
+        FieldError("there is no such user", field=field)
+        for field, ids in named.items()
+        if not ids <= known.keys()
+    ]

@@ -79,3 +79,29 @@ class DashboardVersion(DefaultBase):
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=FetchedValue()
     )
+    note: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+
+
+class DashboardShare(DefaultBase):
+    __tablename__ = "dashboard_shares"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant_id", "dashboard_id"],
+            ["dashboard_configs.tenant_id", "dashboard_configs.id"],
+            name="dashboard_shares_config_fk",
+            ondelete="CASCADE",
+        ),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True, server_default=FetchedValue())
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=FetchedValue())
+    dashboard_id: Mapped[UUID]
+    kind: Mapped[str] = mapped_column(Text)
+    user_id: Mapped[UUID | None]
+    role: Mapped[str] = mapped_column(Text, server_default=FetchedValue())
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_by: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), server_default=FetchedValue()
+    )
+    revoked_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

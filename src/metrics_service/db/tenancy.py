@@ -16,6 +16,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import greenlet_spawn
@@ -37,10 +38,14 @@ class TenantContext(msgspec.Struct, frozen=True):
     user_id: UUID | None = None
     timeout_ms: int = 10_000
     read_only: bool = False
+    is_snapshot: bool = False
+    """Whether all of its statements see the rows of one moment."""
 
     def begin(self) -> str:
         """BEGIN and the context in one message; digits of uuids and an integer need no quoting."""
-        mode = " READ ONLY" if self.read_only else ""
+        mode = " ISOLATION LEVEL REPEATABLE READ" if self.is_snapshot else ""
+        if self.read_only:
+            mode += " READ ONLY"
         user = f"'{self.user_id.hex}'" if self.user_id else "NULL"
         return (
             f"BEGIN{mode}; "
@@ -108,6 +113,16 @@ async def tenant_session(
                     yield tx
             finally:
                 await _left(connection, proxied)
+
+
+async def hot_door(tx: AsyncSession) -> ContextConnection:
+    """The asyncpg connection of a `tenant_session`, for hot SQL in the same transaction."""
+    proxied = await (await tx.connection()).get_raw_connection()
+    connection = cast("ContextConnection", proxied.driver_connection)
+    if not connection.is_in_transaction():
+        # The ORM's adapter begins with its first statement.
+        await tx.execute(text("SELECT 1"))
+    return connection
 
 
 class _Transaction(AbstractAsyncContextManager[ContextConnection]):

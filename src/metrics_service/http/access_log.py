@@ -132,7 +132,7 @@ def route_of(path: str) -> str:
 
 
 def _shown(segment: str, before: str) -> str:
-    if before == "i":
+    if before in {"i", "shared"}:
         return ":token"
     is_word = len(segment) <= _MAX_WORD_LENGTH and _is_word(segment)
     return segment if is_word or not segment else ":id"

@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from metrics_service.errors import ForbiddenError, MetricsServiceError, UnauthenticatedError
 from metrics_service.http.headers import Header
+from metrics_service.http.links import LinkSigner, is_link, no_link, token_of
 from metrics_service.http.problems import send_problem
 from metrics_service.http.throttle import FailureThrottle, InFlight, client_address
 from metrics_service.tenants.authenticate import KeyRing, Principal
@@ -29,12 +30,14 @@ class CredentialGate:
         self,
         app: ASGIApp,
         keys: KeyRing,
+        links: LinkSigner,
         *,
         throttle: FailureThrottle,
         trusted_proxies: Sequence[IPv4Network | IPv6Network],
     ) -> None:
         self._app = app
         self._keys = keys
+        self._links = links
         self._throttle = throttle
         self._trusted_proxies = trusted_proxies
         self._in_flight = InFlight()
@@ -45,16 +48,21 @@ class CredentialGate:
             return
         try:
             scope["user"] = await self._authenticate(scope)
-            # Behind the credential: a stranger cannot use up what is the tenant's.
-            with self._in_flight.hold(scope["state"]["tenant"].id):
+            # Behind the credential: a stranger cannot use up what is the tenant's. Nor can all those
+            # whom one of its links was passed on to.
+            with self._in_flight.hold((scope["state"]["tenant"].id, is_link(scope["path"]))):
                 await self._app(scope, receive, send)
         except MetricsServiceError as error:
             await send_problem(error, scope, send)
 
     async def _authenticate(self, scope: Scope) -> Principal:
-        key = credential(scope)
         tenant_id = scope["state"]["tenant"].id
-        principal = await self._keys.find_principal(tenant_id, key) if key is not None else None
+        if is_link(scope["path"]):
+            # The token is all that is looked at: no key makes up for one that is wrong.
+            principal = self._links.verify(tenant_id, token_of(scope["path"]))
+        else:
+            key = credential(scope)
+            principal = await self._keys.find_principal(tenant_id, key) if key is not None else None
         if principal is not None:
             _check_place(scope, principal)
             return principal
@@ -63,7 +71,7 @@ class CredentialGate:
         host = scope["state"]["host"]
         self._throttle.check(address, host)
         self._throttle.record_failure(address, host)
-        raise UnauthenticatedError
+        raise no_link() if is_link(scope["path"]) else UnauthenticatedError
 
 
 def _check_place(scope: Scope, principal: Principal) -> None:

@@ -22,6 +22,7 @@ from metrics_service.db.tenancy import (
     tenant_session,
 )
 from metrics_service.errors import ForbiddenError, InvalidQueryError
+from metrics_service.http.links import LinkSigner
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.turns import Turns
 from metrics_service.ingest.tool_names import ToolNames
@@ -46,6 +47,7 @@ class Database(msgspec.Struct, frozen=True):
     large_read: asyncio.Lock
     tenant_settings: SettingsDirectory
     sealer: Sealer
+    links: LinkSigner
     query_timeout_ms: int
 
 
@@ -71,6 +73,11 @@ class Caller(msgspec.Struct, frozen=True):
     def reading(self) -> AbstractAsyncContextManager[ContextConnection]:
         """The door for hot SQL, READ ONLY."""
         return tenant_connection(self.database.engine, self.context(read_only=True))
+
+    def snapshot(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """The door for the ORM, READ ONLY; all that is read through it is of one moment."""
+        context = msgspec.structs.replace(self.context(read_only=True), is_snapshot=True)
+        return tenant_session(self.database.engine, context)
 
     def writing(self) -> AbstractAsyncContextManager[ContextConnection]:
         """The door for hot SQL; commits when it closes."""

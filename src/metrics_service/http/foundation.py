@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from metrics_service.db.engine import runtime_engine, warm
 from metrics_service.db.pages import CursorSigner
 from metrics_service.http.dependencies import Database
+from metrics_service.http.links import LinkSigner
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.turns import Turns
 from metrics_service.ingest.prices import load_prices
@@ -78,6 +79,7 @@ def lay_foundation(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> 
         large_read=asyncio.Lock(),
         tenant_settings=SettingsDirectory(engine),
         sealer=Sealer(secret),
+        links=LinkSigner(secret),
         query_timeout_ms=settings.database_query_timeout_ms,
     )
     return Foundation(engine, listener, directory, keys, database, settings.database_pool_min)

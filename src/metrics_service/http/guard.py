@@ -176,9 +176,7 @@ def _check_coding(watched: Watched) -> None:
 
 def _check_type(watched: Watched, path: str) -> None:
     media_type, charset = content_type_of(watched.get(b"content-type", []))
-    allowed = limits.JSON_TYPES
-    if path in limits.BATCH_PATHS:
-        allowed |= limits.LINE_TYPES
+    allowed = limits.types_of(path)
     if media_type not in allowed:
         raise UnsupportedMediaTypeError(f"Content-Type must be {' or '.join(sorted(allowed))}")
     if charset not in {"utf-8", "utf8"}:

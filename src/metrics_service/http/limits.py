@@ -27,6 +27,8 @@ HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 BATCH_PATHS = frozenset({"/api/v1/tool-metrics/batch", "/api/v1/sessions/batch"})
 JSON_TYPES = frozenset({"application/json"})
 LINE_TYPES = frozenset({"application/x-ndjson", "application/jsonl"})
+YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
+IMPORT_PATH = "/api/v1/dashboards/import"
 OTLP_PREFIX = "/v1/"
 KEYED_PREFIX = "/i/"
 MASKED_TOKEN = f"{KEYED_PREFIX}:token"
@@ -50,6 +52,13 @@ def take_token(path: str) -> tuple[str, str | None]:
     token, slash, rest = path.removeprefix(KEYED_PREFIX).partition("/")
     path = slash + rest
     return (path if is_otlp(path) else MASKED_TOKEN + path), token
+
+
+def types_of(path: str) -> frozenset[str]:
+    """The media types that a body under /api may have."""
+    if path in BATCH_PATHS:
+        return JSON_TYPES | LINE_TYPES
+    return JSON_TYPES | YAML_TYPES if path == IMPORT_PATH else JSON_TYPES
 
 
 def max_body_bytes(path: str) -> int:

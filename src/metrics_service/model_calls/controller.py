@@ -10,13 +10,11 @@ from litestar.params import FromPath
 
 from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
-from metrics_service.db.summaries import SummaryMeta, SummaryQuery
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.sessions import require_session
 from metrics_service.model_calls.repository import (
-    GROUPS,
     count_model_calls,
     fetch_model_calls,
     model_call_view,
@@ -26,6 +24,7 @@ from metrics_service.model_calls.schemas import (
     ModelCallQuery,
     ModelCallView,
     ModelSummary,
+    ModelSummaryQuery,
     SessionModelCallQuery,
 )
 
@@ -59,14 +58,13 @@ class ModelCallController(Controller):
     @get(
         "/model-calls/summary",
         opt=requires("read"),
-        operation_class=query_operation(SummaryQuery),
+        operation_class=query_operation(ModelSummaryQuery),
     )
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ModelSummary:
         """Count model calls, tokens and cost by group."""
-        query = parse_query(request, SummaryQuery)
+        query = parse_query(request, ModelSummaryQuery)
         async with caller.reading() as connection:
-            rows = await summarise_model_calls(connection, query)
-        return ModelSummary(rows, SummaryMeta(query.from_, query.to, query.groups(GROUPS)))
+            return await summarise_model_calls(connection, query)
 
 
 async def _page(

@@ -10,14 +10,23 @@ from asyncpg import Record
 
 from metrics_service.db.listing import CLOCK, as_raw, fact_where, keyset
 from metrics_service.db.pages import Position
-from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.model_calls.schemas import ModelCallQuery, ModelCallView, ModelSummaryRow
+from metrics_service.model_calls.schemas import (
+    ModelCallQuery,
+    ModelCallView,
+    ModelSummary,
+    ModelSummaryQuery,
+    ModelSummaryRow,
+)
+from metrics_service.rollups.series import read_series
+from metrics_service.rollups.summaries import SummaryMeta
 
 EXPRESSIONS = {"extra": "f.extra::text AS extra", "clock": CLOCK}
 COLUMNS = ", ".join(EXPRESSIONS.get(name, f"f.{name}") for name in ModelCallView.__struct_fields__)
 
-TOKENS = (
+SUMMARISED = (
+    "count",
+    "error_count",
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
@@ -25,15 +34,6 @@ TOKENS = (
     "reasoning_tokens",
     "cost_usd_micros",
 )
-MEASURES = ", ".join(
-    (
-        "count(*) AS count",
-        "count(*) FILTER (WHERE f.status = 'error') AS error_count",
-        *(f"coalesce(sum(f.{name}), 0)::bigint AS {name}" for name in TOKENS),
-    )
-)
-
-GROUPS = ("request_model", "provider", "agent", "user_id", "hour", "day")
 
 
 async def fetch_model_calls(
@@ -74,17 +74,9 @@ def model_call_view(row: Record) -> ModelCallView:
 
 
 async def summarise_model_calls(
-    connection: ContextConnection, query: SummaryQuery
-) -> list[ModelSummaryRow]:
-    """One row a group. Raises `InvalidQueryError` when the groups are too many to be read."""
-    groups = query.groups(GROUPS)
-    select, group_by = group_columns(groups)
-    rows = await connection.fetch(
-        f"""
-        SELECT {select} {MEASURES} FROM model_calls f
-        WHERE f.is_counted AND f.started_at >= $1 AND f.started_at < $2 {group_by}
-        """,
-        query.from_,
-        query.to,
-    )
-    return [ModelSummaryRow(**dict(row)) for row in bounded(rows)]
+    connection: ContextConnection, query: ModelSummaryQuery
+) -> ModelSummary:
+    """Raises `InvalidQueryError` for what is on no allow-list, and for more than can be read."""
+    series = await read_series(connection, query.series("model_calls", SUMMARISED))
+    rows = [ModelSummaryRow(**row) for row in series.rows]
+    return ModelSummary(rows, SummaryMeta.of(query, series))

@@ -9,9 +9,9 @@ from uuid import UUID
 import msgspec
 
 from metrics_service.db.listing import FactQuery
-from metrics_service.db.summaries import SummaryMeta
 from metrics_service.fields import ShortText
 from metrics_service.ingest.records import CostSource, ModelStatus
+from metrics_service.rollups.summaries import SummaryMeta, SummaryQuery, SummaryRow
 
 
 class ModelCallView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,7 +84,12 @@ class SessionModelCallQuery(ModelCallQuery, frozen=True, forbid_unknown_fields=T
     sort: Literal["started_at", "-started_at"] = "started_at"
 
 
-class ModelSummaryRow(msgspec.Struct, frozen=True, omit_defaults=True):
+class ModelSummaryQuery(SummaryQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    provider: ShortText | None = None
+    request_model: ShortText | None = None
+
+
+class ModelSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=True):
     """Model calls of one group; tokens and money are sums over what was reported."""
 
     count: int
@@ -97,10 +102,6 @@ class ModelSummaryRow(msgspec.Struct, frozen=True, omit_defaults=True):
     cost_usd_micros: int
     request_model: str | None | msgspec.UnsetType = msgspec.UNSET
     provider: str | None | msgspec.UnsetType = msgspec.UNSET
-    agent: str | None | msgspec.UnsetType = msgspec.UNSET
-    user_id: UUID | None | msgspec.UnsetType = msgspec.UNSET
-    hour: datetime | msgspec.UnsetType = msgspec.UNSET
-    day: datetime | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelSummary(msgspec.Struct, frozen=True):

@@ -9,9 +9,7 @@ for any number of hours, and what was added can be taken away; a bucket holds up
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from math import ceil, ldexp
+from math import ldexp
 
 BUCKETS_AN_OCTAVE = 32
 DIGITS = 12
@@ -24,8 +22,6 @@ ZERO = LOWEST - 1
 _BITS = "float8send(least({0}, 2::float8 ^ 44))"
 # Of 1.0: the biased exponent 1023, and no mantissa.
 _OF_ONE = 1023 * BUCKETS_AN_OCTAVE
-
-_WORDS_A_BUCKET = DIGITS // 4
 
 
 def bucket_of(column: str) -> str:
@@ -49,48 +45,3 @@ def milliseconds(bucket: int) -> float:
         return 0.0
     octave, place = divmod(bucket, BUCKETS_AN_OCTAVE)
     return ldexp(1 + (place + 0.5) / BUCKETS_AN_OCTAVE, octave)
-
-
-def counts(sent: bytes) -> dict[int, int]:
-    """How many durations each bucket has, from `numeric_send` of a histogram; buckets ascend.
-
-    The binary form is base 10,000, most significant first, after four int16: how many digits, the
-    weight of the first, sign, scale (source: PostgreSQL's numeric_send).
-    """
-    words = array("H", sent)
-    words.byteswap()
-    number, weight = words[0], words[1]
-    if weight >= 1 << 15:
-        weight -= 1 << 16
-    found: dict[int, int] = {}
-    for place in range(number - 1, -1, -1):
-        digit = words[4 + place]
-        if digit:
-            bucket, within = divmod(weight - place, _WORDS_A_BUCKET)
-            found[bucket] = found.get(bucket, 0) + digit * 10_000**within
-    return found
-
-
-def percentiles(found: Mapping[int, int], shares: Sequence[float]) -> list[float | None]:
-    """The nearest-rank percentiles, each the middle of the bucket in which that rank lies.
-
-    `found` has its buckets in ascending order; `shares` are of (0, 1], and ascend too.
-    """
-    total = sum(found.values())
-    if not total:
-        return [None] * len(shares)
-    ranks = [max(1, ceil(share * total)) for share in shares]
-    values: list[float | None] = []
-    for bucket, seen in _cumulated(found.items()):
-        while len(values) < len(ranks) and ranks[len(values)] <= seen:
-            values.append(milliseconds(bucket))
-        if len(values) == len(ranks):
-            break
-    return values
-
-
-def _cumulated(found: Iterable[tuple[int, int]]) -> Iterable[tuple[int, int]]:
-    seen = 0
-    for bucket, count in found:
-        seen += count
-        yield bucket, seen

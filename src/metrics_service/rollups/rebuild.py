@@ -9,14 +9,14 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
-from metrics_service.rollups.sources import SOURCES, UNIT
+from metrics_service.rollups.sources import SOURCES
 from metrics_service.rollups.statements import STATEMENTS
 
 DAY = timedelta(days=1)
 # Before any clock that a client could have.
 BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
 
-TABLES = tuple(source.table_of(grain) for source in SOURCES.values() for grain in UNIT)
+TABLES = tuple(rollup.table for source in SOURCES.values() for rollup in source.rollups)
 
 # In the order in which writers take them: who writes has finished then, and nobody else begins.
 LOCK = f"LOCK TABLE {', '.join(TABLES)} IN EXCLUSIVE MODE"
@@ -26,8 +26,7 @@ NEXT_DAYS = tuple(
     f"SELECT date_trunc('day', min(started_at), 'UTC') FROM {source.table} WHERE started_at >= $1"
     for source in SOURCES.values()
 ) + tuple(
-    f"SELECT min(bucket) FROM {source.table_of('daily')} WHERE bucket >= $1"
-    for source in SOURCES.values()
+    f"SELECT min(bucket) FROM {table} WHERE bucket >= $1" for table in TABLES if "_daily" in table
 )
 # The days at which facts stand whose clock was wrong.
 ASTRAY = tuple(
@@ -43,10 +42,10 @@ DIGESTS = tuple(
     f"""
     SELECT coalesce(sum(hash_record_extended(
         ROW(cube, bucket, {", ".join((*source.dimensions, *source.columns))}), 0)), 0)
-    FROM {source.table_of(grain)} WHERE bucket >= $1 AND bucket < $2 AND count > 0
+    FROM {rollup.table} WHERE bucket >= $1 AND bucket < $2 AND count > 0
     """
     for source in SOURCES.values()
-    for grain in UNIT
+    for rollup in source.rollups
 )
 
 OnDay = Callable[[int, int], None]
@@ -113,6 +112,6 @@ async def _rebuild_day(connection: ContextConnection, day: datetime, *, has_astr
         await connection.execute(statement, *during)
     for name in SOURCES:
         kept = STATEMENTS[name].rebuild_astray if has_astray else STATEMENTS[name].rebuild
-        for grain in UNIT:
-            await connection.execute(kept[grain], *during)
+        for statement in kept:
+            await connection.execute(statement, *during)
     return before != [await connection.fetchval(query, *during) for query in DIGESTS]

@@ -14,7 +14,7 @@ import msgspec
 
 from metrics_service.rollups.histogram import bucket_of, one_of
 
-Cube = Literal["what", "who", "all"]
+Cube = Literal["agent", "user", "place", "what", "who", "all"]
 Grain = Literal["hourly", "daily"]
 
 UNIT: Mapping[Grain, str] = {"hourly": "hour", "daily": "day"}
@@ -27,6 +27,14 @@ _WITHIN = "least(greatest(f.{0}, '2015-01-01T00:00:00Z'::timestamptz), f.{1} + i
 
 # Up to more than a duration can be; sums are numeric, and never overflow. Null for null.
 _MICROSECONDS = "CASE WHEN f.{0} >= 0 THEN round(least(f.{0}, 1e13) * 1000)::bigint END"
+
+
+class Rollup(msgspec.Struct, frozen=True):
+    """A table of rollups."""
+
+    table: str
+    grain: Grain
+    cubes: dict[Cube, tuple[str, ...]]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,13 +64,33 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         """All of them, in the order of the rollups' columns."""
         return (*self.own, *WHO)
 
-    def table_of(self, grain: Grain) -> str:
-        return f"{self.name}_{grain}"
+    def table_of(self, grain: Grain, cube: Cube) -> str:
+        # By itself: ten times the rows of the others, which would lie scattered among them.
+        return f"{self.name}_{grain}_all" if cube == "all" else f"{self.name}_{grain}"
 
     def cubes(self, grain: Grain) -> dict[Cube, tuple[str, ...]]:
-        """The dimensions of each cube that is kept at this grain."""
-        cubes: dict[Cube, tuple[str, ...]] = {"what": (*self.own, "agent"), "who": WHO}
-        return {**cubes, "all": self.dimensions} if grain == "daily" else cubes
+        """The dimensions of each cube that is kept at this grain, those with the fewest rows first."""
+        what = (*self.own, "agent")
+        if grain == "hourly":
+            return {"agent": ("agent",), "what": what, "who": WHO}
+        return {
+            "agent": ("agent",),
+            "place": ("team", "repository"),
+            "user": ("user_id",),
+            "what": what,
+            "who": WHO,
+            "all": self.dimensions,
+        }
+
+    @property
+    def rollups(self) -> list[Rollup]:
+        """Its rollup tables, in the order in which they are locked."""
+        tables: dict[str, Rollup] = {}
+        for grain in UNIT:
+            for cube, kept in self.cubes(grain).items():
+                table = self.table_of(grain, cube)
+                tables.setdefault(table, Rollup(table, grain, {})).cubes[cube] = kept
+        return list(tables.values())
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ after its facts are stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
 from metrics_service.rollups.histogram import one_of
-from metrics_service.rollups.sources import SOURCES, UNIT, Cube, Grain, Source
+from metrics_service.rollups.sources import SOURCES, UNIT, Grain, Rollup, Source
 
 
 def contributions(source: Source, relation: str) -> str:
@@ -99,13 +99,12 @@ def _roll_up(source: Source) -> str:
                 AS e(sign int, team text, repository text, rows json),
                 LATERAL json_to_recordset(e.rows) AS r({record})
         ),
-        hourly AS ({_upsert(source, "hourly")}),
-        daily AS ({_upsert(source, "daily")})
+        {", ".join(f"{one.table} AS ({_upsert(source, one)})" for one in source.rollups)}
         SELECT 1
     """
 
 
-def _rebuild(source: Source, grain: Grain, where: str) -> str:
+def _rebuild(source: Source, rollup: Rollup, where: str) -> str:
     place = "f"
     relation = f"{source.table} f"
     sums = ", ".join(f"{what} AS {name}" for name, what in source.sums.items())
@@ -120,27 +119,26 @@ def _rebuild(source: Source, grain: Grain, where: str) -> str:
     )
     return f"""
         WITH fact AS MATERIALIZED (
-            SELECT {_bucket(source, grain)}, {columns}, {sums} FROM {relation} WHERE {where}
+            SELECT {_bucket(source, rollup.grain)}, {columns}, {sums} FROM {relation}
+            WHERE {where}
         )
-        {_upsert(source, grain)}
+        {_upsert(source, rollup)}
     """
 
 
-def _upsert(source: Source, grain: Grain) -> str:
-    """Add the rows of the CTE `fact` to the cubes of a grain."""
-    table = source.table_of(grain)
-    cubes = source.cubes(grain)
-    unit = UNIT[grain]
+def _upsert(source: Source, rollup: Rollup) -> str:
+    """Add the rows of the CTE `fact` to the cubes of a table."""
+    unit = UNIT[rollup.grain]
     columns = ", ".join(source.columns)
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in source.columns)
-    sets = ", ".join(f"(bucket, {', '.join(kept)})" for kept in cubes.values())
+    sets = ", ".join(f"(bucket, {', '.join(kept)})" for kept in rollup.cubes.values())
     dimensions = ", ".join(source.dimensions)
     is_nothing = " AND ".join(f"{name} = 0" for name in source.columns)
     changes = ", ".join(f"{name} = t.{name} + excluded.{name}" for name in source.columns)
     return f"""
-        INSERT INTO {table} AS t (cube, bucket, {dimensions}, {columns})
+        INSERT INTO {rollup.table} AS t (cube, bucket, {dimensions}, {columns})
         SELECT cube, bucket, {dimensions}, {columns} FROM (
-            SELECT {_cube(source, cubes)} AS cube, bucket, {dimensions}, {sums}
+            SELECT {_cube(source, rollup)} AS cube, bucket, {dimensions}, {sums}
             FROM (
                 SELECT date_bin('1 {unit}', bucket, '2001-01-01T00:00:00Z') AS bucket,
                     {dimensions}, {columns}
@@ -156,18 +154,16 @@ def _upsert(source: Source, grain: Grain) -> str:
     """
 
 
-def _cube(source: Source, cubes: Iterable[Cube]) -> str:
-    """Which set a group is of: GROUPING has a bit for each column that is left out."""
-    names = list(cubes)
-    own = source.own[0]
-    cases = {
-        "all": f"GROUPING({own}) + GROUPING(user_id) = 0",
-        "what": f"GROUPING({own}) = 0",
-        "who": f"GROUPING({own}) = 1",
-    }
-    order = [name for name in ("all", "what", "who") if name in names]
-    whens = " ".join(f"WHEN {cases[name]} THEN '{name}'" for name in order)
-    return f"CASE {whens} END"
+def _cube(source: Source, rollup: Rollup) -> str:
+    """Which cube a group is of: GROUPING has a bit for each column, set where it is left out."""
+    whens = " ".join(
+        f"WHEN {_left_out(source, kept)} THEN '{cube}'" for cube, kept in rollup.cubes.items()
+    )
+    return f"CASE GROUPING({', '.join(source.dimensions)}) {whens} END"
+
+
+def _left_out(source: Source, kept: Container[str]) -> int:
+    return int("".join("0" if name in kept else "1" for name in source.dimensions), base=2)
 
 
 class Statements(msgspec.Struct, frozen=True):
@@ -180,9 +176,9 @@ class Statements(msgspec.Struct, frozen=True):
     roll_up: str
     """$1: entries as JSON, each a sign, a team, a repository and contributions. Adds them to the
     cubes: each time the tables in one order, and their rows in the order of their keys."""
-    rebuild: Mapping[Grain, str]
+    rebuild: Sequence[str]
     """$1, $2: from and to; rolls up the facts that happened then, into rows that are not there."""
-    rebuild_astray: Mapping[Grain, str]
+    rebuild_astray: Sequence[str]
     """The same by where the facts stand, with those whose clock was wrong: reads the whole table."""
 
 
@@ -193,8 +189,8 @@ def _statements(source: Source) -> Statements:
         _of_sessions(source),
         _of_rows(source),
         _roll_up(source),
-        {grain: _rebuild(source, grain, then) for grain in UNIT},
-        {grain: _rebuild(source, grain, astray) for grain in UNIT},
+        [_rebuild(source, rollup, then) for rollup in source.rollups],
+        [_rebuild(source, rollup, astray) for rollup in source.rollups],
     )
 
 

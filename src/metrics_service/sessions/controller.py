@@ -37,6 +37,11 @@ from metrics_service.sessions.schemas import (
     SessionView,
     session_error,
 )
+from metrics_service.sessions.summary import (
+    SessionSummary,
+    SessionSummaryQuery,
+    summarise_sessions,
+)
 from metrics_service.sessions.write import (
     get_session,
     patch_session,
@@ -105,6 +110,19 @@ class MetricsSessionController(Controller):
         query = parse_query(request, BatchQuery)
         batch = _batch.decode(await take_body(request), request.scope["headers"])
         return await state_sessions(caller, batch, query)
+
+    @get(
+        "/summary",
+        opt=requires("read"),
+        operation_class=query_operation(SessionSummaryQuery),
+    )
+    async def summarise(
+        self, request: AnyRequest, caller: NamedDependency[Caller]
+    ) -> SessionSummary:
+        """Count sessions, and sum up their figures, by group."""
+        query = parse_query(request, SessionSummaryQuery)
+        async with caller.reading() as connection:
+            return await summarise_sessions(connection, query)
 
     @get("/{session_id:uuid}", opt=requires("read"))
     async def get_one(

@@ -10,7 +10,6 @@ from litestar.params import FromPath
 
 from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
-from metrics_service.db.summaries import SummaryMeta, SummaryQuery
 from metrics_service.http.batches import BatchDecoder, BatchQuery, BatchReceipt, batch_operation
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
@@ -19,7 +18,6 @@ from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.records import ToolMetricRecord
 from metrics_service.ingest.sessions import require_session
 from metrics_service.tool_metrics.repository import (
-    GROUPS,
     count_tool_metrics,
     fetch_tool_metrics,
     summarise_tool_metrics,
@@ -30,6 +28,7 @@ from metrics_service.tool_metrics.schemas import (
     ToolMetricQuery,
     ToolMetricView,
     ToolSummary,
+    ToolSummaryQuery,
     tool_metric_error,
 )
 from metrics_service.tool_metrics.write import store_batch
@@ -89,14 +88,13 @@ class ToolMetricController(Controller):
     @get(
         "/tool-metrics/summary",
         opt=requires("read"),
-        operation_class=query_operation(SummaryQuery),
+        operation_class=query_operation(ToolSummaryQuery),
     )
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ToolSummary:
         """Count tool calls, errors and durations by group."""
-        query = parse_query(request, SummaryQuery)
+        query = parse_query(request, ToolSummaryQuery)
         async with caller.reading() as connection:
-            rows = await summarise_tool_metrics(connection, query)
-        return ToolSummary(rows, SummaryMeta(query.from_, query.to, query.groups(GROUPS)))
+            return await summarise_tool_metrics(connection, query)
 
 
 async def _page(

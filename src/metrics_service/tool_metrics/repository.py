@@ -10,9 +10,16 @@ from asyncpg import Record
 
 from metrics_service.db.listing import CLOCK, as_raw, fact_where, keyset
 from metrics_service.db.pages import Position
-from metrics_service.db.summaries import SummaryQuery, bounded, group_columns
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.tool_metrics.schemas import ToolMetricQuery, ToolMetricView, ToolSummaryRow
+from metrics_service.rollups.series import read_series
+from metrics_service.rollups.summaries import SummaryMeta
+from metrics_service.tool_metrics.schemas import (
+    ToolMetricQuery,
+    ToolMetricView,
+    ToolSummary,
+    ToolSummaryQuery,
+    ToolSummaryRow,
+)
 
 COLUMNS = f"""
     f.id, f.session_id, s.external_id AS external_session_id, f.agent, f.user_id,
@@ -32,17 +39,9 @@ TABLES = """
     LEFT JOIN metrics_sessions s ON s.tenant_id = f.tenant_id AND s.id = f.session_id
 """
 
-# Nearest rank, as the contract has it: a percentile is a duration that really occurred.
-MEASURES = """
-    count(*) AS count,
-    count(*) FILTER (WHERE f.status IN ('error', 'timeout')) AS error_count,
-    avg(f.duration_ms) AS avg_ms,
-    percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY f.duration_ms) AS percentiles
-"""
-
 METADATA = ToolMetricView.__struct_fields__.index("metadata")
 
-GROUPS = ("tool_name", "tool_category", "agent", "user_id", "hour", "day")
+SUMMARISED = ("count", "error_count", "error_rate", "avg_ms", "p50_ms", "p95_ms", "p99_ms")
 
 
 async def fetch_tool_metrics(
@@ -84,32 +83,12 @@ def tool_metric_view(row: Record) -> ToolMetricView:
 
 
 async def summarise_tool_metrics(
-    connection: ContextConnection, query: SummaryQuery
-) -> list[ToolSummaryRow]:
-    """One row a group. Raises `InvalidQueryError` when the groups are too many to be read."""
-    groups = query.groups(GROUPS)
-    select, group_by = group_columns(groups)
-    rows = await connection.fetch(
-        f"""
-        SELECT {select} {MEASURES} FROM tool_metrics f
-        WHERE f.is_counted AND f.started_at >= $1 AND f.started_at < $2 {group_by}
-        """,
-        query.from_,
-        query.to,
-    )
-    return [_summary_row(row, groups) for row in bounded(rows)]
-
-
-def _summary_row(row: Record, groups: list[str]) -> ToolSummaryRow:
-    p50, p95, p99 = row["percentiles"] or (None, None, None)
-    count, errors = row["count"], row["error_count"]
-    return ToolSummaryRow(
-        count,
-        errors,
-        errors / count if count else 0.0,
-        row["avg_ms"],
-        p50,
-        p95,
-        p99,
-        **{name: row[name] for name in groups},
-    )
+    connection: ContextConnection, query: ToolSummaryQuery
+) -> ToolSummary:
+    """Raises `InvalidQueryError` for what is on no allow-list, and for more than can be read."""
+    series = await read_series(connection, query.series("tool_metrics", SUMMARISED))
+    # Of no calls none failed.
+    rows = [
+        ToolSummaryRow(**{**row, "error_rate": row["error_rate"] or 0.0}) for row in series.rows
+    ]
+    return ToolSummary(rows, SummaryMeta.of(query, series))

@@ -9,10 +9,10 @@ from uuid import UUID
 import msgspec
 
 from metrics_service.db.listing import FactQuery
-from metrics_service.db.summaries import SummaryMeta
 from metrics_service.errors import FieldError
 from metrics_service.fields import ShortText, metadata_error, window_error
 from metrics_service.ingest.records import ToolMetricRecord, ToolStatus
+from metrics_service.rollups.summaries import SummaryMeta, SummaryQuery, SummaryRow
 
 
 class ToolMetricView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -85,8 +85,16 @@ class SessionToolMetricQuery(
     sort: Literal["started_at", "-started_at"] = "started_at"
 
 
-class ToolSummaryRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tool calls of one group; percentiles are nearest rank, over the calls that have a duration."""
+class ToolSummaryQuery(SummaryQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    tool_name: ShortText | None = None
+    tool_category: ShortText | None = None
+
+
+class ToolSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=True):
+    """Tool calls of one group; percentiles are nearest rank, over the calls that have a duration.
+
+    A percentile is within 2 % of that call's duration.
+    """
 
     count: int
     error_count: int
@@ -97,10 +105,6 @@ class ToolSummaryRow(msgspec.Struct, frozen=True, omit_defaults=True):
     p99_ms: float | None
     tool_name: str | msgspec.UnsetType = msgspec.UNSET
     tool_category: str | None | msgspec.UnsetType = msgspec.UNSET
-    agent: str | None | msgspec.UnsetType = msgspec.UNSET
-    user_id: UUID | None | msgspec.UnsetType = msgspec.UNSET
-    hour: datetime | msgspec.UnsetType = msgspec.UNSET
-    day: datetime | msgspec.UnsetType = msgspec.UNSET
 
 
 class ToolSummary(msgspec.Struct, frozen=True):

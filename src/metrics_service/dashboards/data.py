@@ -1,0 +1,229 @@
+"""Answers the widgets of a dashboard, all of them of one moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.dashboards.asked import Asked, DataRequest
+from metrics_service.dashboards.periods import previous
+from metrics_service.dashboards.widgets import TIME_COLUMNS, Widget, WidgetQuery, read_widget
+from metrics_service.db.tenancy import ContextConnection, TenantContext
+from metrics_service.errors import InvalidBodyError, InvalidQueryError, StatementTimeoutError
+from metrics_service.fields import now
+from metrics_service.rollups.measures import MEASURES
+from metrics_service.rollups.queries import MAX_ROWS
+from metrics_service.rollups.series import Series, SeriesQuery, read_series
+
+Row = dict[str, Any]
+
+
+class Column(msgspec.Struct, frozen=True):
+    name: str
+    type: Literal["time", "text", "number"]
+    unit: str | None
+
+
+class PreviousData(msgspec.Struct, frozen=True):
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+    rows: list[Row]
+    totals: Row | None
+
+
+class WidgetData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one widget is answered."""
+
+    id: str
+    columns: list[Column]
+    rows: list[Row]
+    totals: Row | None
+    """Of a number: its measures over the whole time."""
+    previous: PreviousData | None
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+    truncated: bool
+    notes: list[str]
+    error: str | None = None
+    """Why there are no rows."""
+
+
+class Person(msgspec.Struct, frozen=True):
+    email: str
+    name: str | None
+
+
+class DataMeta(msgspec.Struct, frozen=True):
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+    tz: str
+    updated_at: datetime | None
+    """When what was read of the rollups changed last."""
+    answered_at: datetime
+
+
+class DashboardData(msgspec.Struct, frozen=True):
+    data: list[WidgetData]
+    names: dict[str, Person]
+    """Of the users in the rows, by id."""
+    meta: DataMeta
+
+
+def known_widgets(stored: Iterable[Any]) -> list[Widget]:
+    """Those that are widgets as they are understood now; older ones cannot be answered."""
+    widgets = []
+    for raw in stored:
+        try:
+            widgets.append(read_widget(raw))
+        except InvalidBodyError:
+            continue
+    return widgets
+
+
+# -- answering --------------------------------------------------------------------------------------
+
+
+async def answer(
+    connection: ContextConnection, widgets: Sequence[Widget], request: DataRequest
+) -> DashboardData:
+    """Answer all widgets; what one cannot be answered is said in its place.
+
+    In a transaction that is a snapshot they agree with each other. Raises `InvalidBodyError`.
+    """
+    asked = Asked.of(request)
+    budget = Budget(connection)
+    found = [await _answer(connection, widget, asked, budget) for widget in widgets]
+    data = [one for one, _ in found]
+    updated = [moment for _, moments in found for moment in moments if moment is not None]
+    return DashboardData(
+        data,
+        await _names(connection, widgets, data),
+        DataMeta(
+            asked.period.start,
+            asked.period.end,
+            request.tz,
+            max(updated, default=None),
+            now(),
+        ),
+    )
+
+
+class Budget:
+    """All widgets together take no longer than one statement of the tenant may, nor endless memory."""
+
+    def __init__(self, connection: ContextConnection) -> None:
+        context = connection.context
+        patience_ms = context.timeout_ms if isinstance(context, TenantContext) else 0
+        self._clock = asyncio.get_running_loop().time
+        self._until = self._clock() + patience_ms / 1000
+        self._rows = MAX_ROWS
+
+    def check(self) -> None:
+        """Raises `StatementTimeoutError`."""
+        if self._clock() > self._until:
+            raise StatementTimeoutError
+
+    def take(self, series: Series) -> None:
+        """Raises `InvalidQueryError`."""
+        if len(series.rows) > self._rows:
+            raise InvalidQueryError(
+                f"the widgets before this one and it have more than {MAX_ROWS:,} rows;"
+                " ask for a shorter time, group by less, or give limits"
+            )
+        self._rows -= len(series.rows)
+
+
+async def _answer(
+    connection: ContextConnection, widget: Widget, asked: Asked, budget: Budget
+) -> tuple[WidgetData, list[datetime | None]]:
+    """The answer, and when what was read for it changed last."""
+    query = widget.query
+    period = asked.period_of(query)
+    answered = WidgetData(
+        id=widget.id,
+        columns=_columns(query),
+        rows=[],
+        totals=None,
+        previous=None,
+        from_=period.start,
+        to=period.end,
+        truncated=False,
+        notes=asked.notes(query),
+    )
+    try:
+        series, totals = await _read(connection, widget, asked.query(query, period), budget)
+        before = None
+        if query.compare is not None:
+            earlier = previous(period, asked.zone)
+            then, sums = await _read(connection, widget, asked.query(query, earlier), budget)
+            before = PreviousData(earlier.start, earlier.end, then.rows, sums)
+    except (InvalidQueryError, StatementTimeoutError) as error:
+        return msgspec.structs.replace(answered, error=str(error)), []
+    return (
+        msgspec.structs.replace(
+            answered,
+            rows=series.rows,
+            totals=totals,
+            previous=before,
+            truncated=series.is_truncated,
+            notes=[*answered.notes, *series.notes],
+        ),
+        [series.updated_at],
+    )
+
+
+async def _read(
+    connection: ContextConnection, widget: Widget, question: SeriesQuery, budget: Budget
+) -> tuple[Series, Row | None]:
+    """The rows, and of a number its measures over the whole time."""
+    budget.check()
+    series = await read_series(connection, question)
+    budget.take(series)
+    if widget.kind != "number":
+        return series, None
+    if not question.group_by:
+        return series, series.rows[0]
+    whole = msgspec.structs.replace(question, group_by=(), order_by=None, limit=None)
+    return series, (await read_series(connection, whole)).rows[0]
+
+
+def _columns(query: WidgetQuery) -> list[Column]:
+    groups = [
+        Column(name, "time" if name in TIME_COLUMNS else "text", None) for name in query.group_by
+    ]
+    units = MEASURES[query.source]
+    return [*groups, *(Column(name, "number", units[name].unit) for name in query.measures)]
+
+
+async def _names(
+    connection: ContextConnection, widgets: Sequence[Widget], data: Sequence[WidgetData]
+) -> dict[str, Person]:
+    ids = {
+        row["user_id"]
+        for widget, one in zip(widgets, data, strict=True)
+        if "user_id" in widget.query.group_by
+        for row in [*one.rows, *(one.previous.rows if one.previous else [])]
+    }
+    return await names_of(connection, ids)
+
+
+async def names_of(
+    connection: ContextConnection, ids: Iterable[UUID | str | None]
+) -> dict[str, Person]:
+    """Who the users are that are still there."""
+    wanted = {str(one) for one in ids if one is not None}
+    if not wanted:
+        return {}
+    rows = await connection.fetch(
+        """
+        SELECT id, email, name FROM users
+        WHERE id IN (SELECT value::uuid FROM json_array_elements_text($1::json))
+        """,
+        msgspec.json.encode(wanted).decode(),
+    )
+    return {str(row["id"]): Person(row["email"], row["name"]) for row in rows}

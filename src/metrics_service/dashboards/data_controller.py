@@ -1,0 +1,74 @@
+"""`/api/v1/dashboards/{id}/data` and `/origin`: what a dashboard shows, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from litestar import Controller, post
+from litestar.di import NamedDependency
+from litestar.openapi.spec import Example
+from litestar.params import Body, FromPath
+
+from metrics_service.dashboards.asked import DataRequest
+from metrics_service.dashboards.data import DashboardData, answer, known_widgets
+from metrics_service.dashboards.origin import Origin, OriginRequest, find_origin
+from metrics_service.dashboards.viewer import gallery_of
+from metrics_service.dashboards.write import get_dashboard
+from metrics_service.db.tenancy import hot_door
+from metrics_service.http.bodies import JsonBody
+from metrics_service.http.dependencies import Caller, requires
+
+ASKED = {
+    "from": "2026-11-01T00:00:00Z",
+    "to": "2026-12-01T00:00:00Z",
+    "tz": "Europe/Berlin",
+    "filters": {"agent": ["claude-code", "codex"]},
+}
+FIGURE = {
+    "widget": "slow",
+    "measure": "p95_ms",
+    "row": {"day": "2026-11-20T00:00:00Z", "tool_name": "Bash"},
+}
+AS_IT_IS = DataRequest()
+
+
+class DashboardDataController(Controller):
+    path = "/api/v1/dashboards"
+    tags = ["dashboards"]
+
+    @post(
+        "/{dashboard_id:uuid}/data",
+        opt=requires("read"),
+        status_code=200,
+        dto=JsonBody[DataRequest],
+        return_dto=None,
+    )
+    async def post_data(
+        self,
+        caller: NamedDependency[Caller],
+        dashboard_id: FromPath[UUID],
+        data: Annotated[DataRequest, Body(examples=[Example(value=ASKED)])] = AS_IT_IS,
+    ) -> DashboardData:
+        """Answer all widgets of a dashboard, of one moment."""
+        async with caller.snapshot() as tx:
+            row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+            return await answer(await hot_door(tx), known_widgets(row.widgets), data)
+
+    @post(
+        "/{dashboard_id:uuid}/origin",
+        opt=requires("read"),
+        status_code=200,
+        dto=JsonBody[OriginRequest],
+        return_dto=None,
+    )
+    async def post_origin(
+        self,
+        caller: NamedDependency[Caller],
+        dashboard_id: FromPath[UUID],
+        data: Annotated[OriginRequest, Body(examples=[Example(value=FIGURE)])],
+    ) -> Origin:
+        """Find what one figure is made of: rollup rows, sessions and calls, by their signals."""
+        async with caller.snapshot() as tx:
+            row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+            return await find_origin(await hot_door(tx), known_widgets(row.widgets), data)

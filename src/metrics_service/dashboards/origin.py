@@ -1,0 +1,132 @@
+"""Why this number: from one figure of a widget to the rollup rows, sessions and calls behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.dashboards.asked import Asked, DataRequest
+from metrics_service.dashboards.data import Person, names_of
+from metrics_service.dashboards.widgets import TIME_COLUMNS, Widget
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.errors import FieldError, InvalidBodyError, InvalidQueryError
+from metrics_service.rollups.behind import Behind, find_behind
+from metrics_service.rollups.plan import Plan
+from metrics_service.rollups.ranges import ceiling
+from metrics_service.rollups.series import SeriesQuery
+
+
+class OriginRequest(DataRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A figure of a widget; the rest as it was asked for at `/data`."""
+
+    widget: str
+    measure: str
+    row: dict[str, str | None] = {}
+    """The columns that the row is grouped by; without any it is the figure of all together."""
+
+
+class Origin(Behind, frozen=True, kw_only=True):
+    """What is behind a figure, and when."""
+
+    widget: str
+    measure: str
+    from_: datetime = msgspec.field(name="from")
+    to: datetime
+    names: dict[str, Person]
+
+
+async def find_origin(
+    connection: ContextConnection, widgets: Sequence[Widget], request: OriginRequest
+) -> Origin:
+    """Raises `InvalidBodyError` for a figure that no widget shows."""
+    asked = Asked.of(request)
+    widget = next((one for one in widgets if one.id == request.widget), None)
+    if widget is None:
+        raise _refused("widget", "there is no such widget that can be answered")
+    if request.measure not in widget.query.measures:
+        raise _refused("measure", f"must be one of {', '.join(widget.query.measures)}")
+    whole = asked.query(widget.query, asked.period_of(widget.query))
+    query = _narrowed(whole, request)
+    try:
+        behind = await find_behind(connection, query)
+    except InvalidQueryError as error:
+        raise InvalidBodyError([FieldError(str(error), field="widget")]) from None
+    people: set[UUID | str | None] = {row.user_id for row in behind.sessions.rows}
+    people |= {row.user_id for row in behind.rows.rows} if behind.rows else set()
+    people |= {row.dimensions.get("user_id") for row in behind.rollups.rows}
+    return Origin(
+        **msgspec.structs.asdict(behind),
+        widget=widget.id,
+        measure=request.measure,
+        from_=query.from_,
+        to=query.to,
+        names=await names_of(connection, people),
+    )
+
+
+def _narrowed(query: SeriesQuery, request: OriginRequest) -> SeriesQuery:
+    """The question whose one answer is the figure."""
+    filters = dict(query.filters)
+    start, end = query.from_, query.to
+    for name, value in request.row.items():
+        field = f"row.{name[:64]}"
+        if name not in query.group_by:
+            raise _refused(field, f"must be one of {', '.join(query.group_by) or 'none'}")
+        if name in TIME_COLUMNS:
+            start, end = _time(query, name, value)
+            continue
+        wanted = _id(field, value) if name == "user_id" and value is not None else value
+        # One that its filters leave out is in no row, and nothing is behind it.
+        is_let_through = wanted in filters.get(name, (wanted,))
+        filters[name] = (wanted,) if is_let_through else ()
+    return msgspec.structs.replace(
+        query,
+        measures=(request.measure,),
+        group_by=(),
+        filters=filters,
+        from_=start,
+        to=end,
+        order_by=None,
+        limit=None,
+    )
+
+
+def _id(field: str, value: str) -> str:
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise _refused(field, "must be the id of a user") from None
+
+
+def _time(query: SeriesQuery, name: str, value: str | None) -> tuple[datetime, datetime]:
+    """The part of the query's time that is counted to one of its hours, days, weeks or months."""
+    field = f"row.{name}"
+    try:
+        moment = msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        raise _refused(field, "must be a time of the answer") from None
+    if moment.tzinfo is None:
+        raise _refused(field, "must be a time with an offset")
+    plan = Plan.of(query)
+    if name == "hour":
+        start, end = moment, moment + timedelta(hours=1)
+        is_there = moment == ceiling(moment, "hourly") and start < query.to and end > query.from_
+    else:
+        moments = next(found for unit, found in plan.starts.items() if unit == name)
+        is_there = moment in moments
+        start = moment
+        end = next((later for later in moments if later > moment), query.to)
+    if not is_there:
+        raise _refused(field, "must be a time of the answer")
+    if any(piece.grain == "hourly" for piece in plan.pieces):
+        # An hour is counted where it begins, also in zones whose days begin within one.
+        start = start if start <= query.from_ else ceiling(start, "hourly")
+        end = end if end >= query.to else ceiling(end, "hourly")
+    return max(start, query.from_), min(end, query.to)
+
+
+def _refused(field: str, reason: str) -> InvalidBodyError:
+    return InvalidBodyError([FieldError(reason, field=field)])

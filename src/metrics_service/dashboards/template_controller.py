@@ -1,0 +1,110 @@
+"""`/api/v1/dashboard-templates`: the dashboards that the product brings along."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from metrics_service.dashboards.schemas import DashboardIn, DashboardView
+from metrics_service.dashboards.templates import TEMPLATES
+from metrics_service.dashboards.templates.template import Template
+from metrics_service.dashboards.viewer import gallery_of
+from metrics_service.dashboards.write import create_dashboard, default_visibility
+from metrics_service.errors import NotFoundError
+from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.idempotency import once
+
+# No name is longer, and what is not one is not told back at length.
+MAX_SHOWN = 64
+
+
+class TemplateSummary(msgspec.Struct, frozen=True):
+    name: str
+    title: str
+    description: str
+    tags: list[str]
+    widget_count: int
+
+
+class TemplateList(msgspec.Struct, frozen=True):
+    data: list[TemplateSummary]
+
+
+class TemplateDashboard(msgspec.Struct, frozen=True):
+    """A dashboard that can be posted as it is."""
+
+    name: str
+    description: str
+    layout: dict[str, dict[str, int]]
+    widgets: list[dict[str, Any]]
+    tags: list[str]
+
+
+class DashboardTemplateController(Controller):
+    path = "/api/v1/dashboard-templates"
+    tags = ["dashboards"]
+
+    @get(opt=requires("read"))
+    async def list_templates(self) -> TemplateList:
+        """List the templates."""
+        return TemplateList(
+            [
+                TemplateSummary(
+                    name=template.name,
+                    title=template.title,
+                    description=template.description,
+                    tags=template.tags,
+                    widget_count=len(template.tiles),
+                )
+                for template in TEMPLATES.values()
+            ]
+        )
+
+    @get("/{name:str}", opt=requires("read"))
+    async def get_template(self, name: FromPath[str]) -> TemplateDashboard:
+        """Get a template as a dashboard that can be posted."""
+        template = _template(name)
+        return TemplateDashboard(
+            name=template.title,
+            description=template.description,
+            layout=template.layout(),
+            widgets=template.widgets(),
+            tags=template.tags,
+        )
+
+    @post("/{name:str}/copy", opt=requires("write"))
+    async def copy_template(
+        self,
+        request: AnyRequest,
+        caller: NamedDependency[Caller],
+        tx: NamedDependency[AsyncSession],
+        name: FromPath[str],
+    ) -> Response[DashboardView]:
+        """Make a dashboard of a template."""
+        template = _template(name)
+        gallery = gallery_of(tx, caller)
+        dashboard = DashboardIn(
+            name=template.title,
+            description=template.description,
+            layout=template.layout(),
+            widgets=template.widgets(),
+            visibility=default_visibility(caller.principal),
+            tags=template.tags,
+        )
+
+        async def act() -> DashboardView:
+            return await gallery.view(await create_dashboard(gallery, caller.principal, dashboard))
+
+        return await once(request, caller, tx, act)
+
+
+def _template(name: str) -> Template:
+    """Raises `NotFoundError`."""
+    if name not in TEMPLATES:
+        raise NotFoundError("template", name[:MAX_SHOWN])
+    return TEMPLATES[name]
