@@ -118,10 +118,12 @@ SUMMARIES = {
     "/api/v1/sessions/summary",
 }
 WITH_ID = sorted(route for route in SCOPES if "{id}" in route[1])
+# Settings are no list, and templates are everybody's.
+NO_ROWS = {"/api/v1/settings", "/api/v1/dashboard-templates"}
 LISTS = sorted(
     path
     for method, path in SCOPES
-    if method == "GET" and path.endswith("s") and "{id}" not in path and path != "/api/v1/settings"
+    if method == "GET" and path.endswith("s") and "{id}" not in path and path not in NO_ROWS
 )
 
 
@@ -139,7 +141,9 @@ class Belongings:
     def path(self, template, other_id=None):
         own = {"sessions": self.session_id, "dashboards": self.dashboard_id, "keys": self.key_id}
         one = other_id or next((own[kind] for kind in own if f"/{kind}/" in template), None)
-        path = template.replace("{id}", str(one)).replace("{version}", "1")
+        path = (
+            template.replace("{id}", str(one)).replace("{version}", "1").replace("{name}", "cost")
+        )
         return path.replace("{share}", str(self.share_id))
 
 

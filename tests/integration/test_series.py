@@ -117,7 +117,7 @@ async def store(engine, tenant, rows):
                 [tuple(item.values()) for item in items],
             )
         for statements in STATEMENTS.values():
-            for rebuild in statements.rebuild_astray.values():
+            for rebuild in statements.rebuild_astray:
                 await connection.execute(
                     rebuild, datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
                 )

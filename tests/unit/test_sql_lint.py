@@ -438,10 +438,10 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/rollups/behind.py": {
         "' AND '.join(conditions)", "' UNION ALL '.join(parts)", "', '.join(dimensions)",
         "MAX_FOUND", "MAX_SCANNED", "MOST", "SHOWN", "UNIT[grain]", "columns", "counted", "end",
-        "figures", "grain", "kept", "name", "plan.source.table_of(grain)", "session",
+        "figures", "grain", "kept", "name", "plan.source.table_of(grain, plan.cubes[grain])", "session",
         "sessions_of(plan)", "signals", "source.table", "start",
     },
-    "src/metrics_service/rollups/series.py": {"first", "last", "source.table_of(grain)"},
+    "src/metrics_service/rollups/series.py": {"first", "last", "source.table_of(grain, 'agent')"},
     "src/metrics_service/ingest/sessions.py": {
         "SESSIONS.needed('s')", "contributions(SESSIONS, 'changed')",
         "contributions(SESSIONS, 'held')",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response, get, post
@@ -15,12 +16,19 @@ from metrics_service.dashboards.templates import TEMPLATES
 from metrics_service.dashboards.templates.template import Template
 from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import create_dashboard, default_visibility
+from metrics_service.db.listing import ListQuery
+from metrics_service.db.pages import Page, Position
 from metrics_service.errors import NotFoundError
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.idempotency import once
+from metrics_service.http.listing import answer_page
+from metrics_service.http.query import parse_query, query_operation
 
 # No name is longer, and what is not one is not told back at length.
 MAX_SHOWN = 64
+
+# Their place in the list is enough: no two have the same.
+_NO_ID = UUID(int=0)
 
 
 class TemplateSummary(msgspec.Struct, frozen=True):
@@ -31,8 +39,8 @@ class TemplateSummary(msgspec.Struct, frozen=True):
     widget_count: int
 
 
-class TemplateList(msgspec.Struct, frozen=True):
-    data: list[TemplateSummary]
+class TemplateQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Templates, the general ones first."""
 
 
 class TemplateDashboard(msgspec.Struct, frozen=True):
@@ -49,20 +57,30 @@ class DashboardTemplateController(Controller):
     path = "/api/v1/dashboard-templates"
     tags = ["dashboards"]
 
-    @get(opt=requires("read"))
-    async def list_templates(self) -> TemplateList:
+    @get(opt=requires("read"), operation_class=query_operation(TemplateQuery))
+    async def list_templates(
+        self, request: AnyRequest, caller: NamedDependency[Caller]
+    ) -> Page[TemplateSummary]:
         """List the templates."""
-        return TemplateList(
-            [
-                TemplateSummary(
-                    name=template.name,
-                    title=template.title,
-                    description=template.description,
-                    tags=template.tags,
-                    widget_count=len(template.tiles),
-                )
-                for template in TEMPLATES.values()
-            ]
+        places = list(enumerate(TEMPLATES.values()))
+
+        async def fetch(
+            after: Position | None, limit: int, offset: int
+        ) -> list[tuple[int, Template]]:
+            start = int(after.value) + 1 if after is not None else offset  # type: ignore[arg-type]
+            return places[start : start + limit]
+
+        async def count() -> int:
+            return len(places)
+
+        return await answer_page(
+            caller,
+            self.path,
+            parse_query(request, TemplateQuery),
+            fetch=fetch,
+            count=count,
+            position=lambda found: Position(found[0], _NO_ID),
+            view=lambda found: _summary(found[1]),
         )
 
     @get("/{name:str}", opt=requires("read"))
@@ -101,6 +119,16 @@ class DashboardTemplateController(Controller):
             return await gallery.view(await create_dashboard(gallery, caller.principal, dashboard))
 
         return await once(request, caller, tx, act)
+
+
+def _summary(template: Template) -> TemplateSummary:
+    return TemplateSummary(
+        name=template.name,
+        title=template.title,
+        description=template.description,
+        tags=template.tags,
+        widget_count=len(template.tiles),
+    )
 
 
 def _template(name: str) -> Template:
