@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
 from metrics_service.db.pages import CursorSigner, Position
 from metrics_service.errors import InvalidCursorError
+from metrics_service.http.links import LinkSigner
 from metrics_service.tenants.authenticate import KeyRing
 
 
@@ -29,3 +30,12 @@ def test_a_cursor_of_another_tenant_is_refused():
 
     with pytest.raises(InvalidCursorError):
         signer.verify(b, listing, cursor)
+
+
+def test_a_link_of_another_tenant_opens_nothing():
+    links = LinkSigner(b"a secret that only this test has")
+    mine, yours = uuid4(), uuid4()
+    token = links.sign(mine, uuid4(), datetime.now(UTC) + timedelta(days=1))
+
+    assert links.verify(mine, token) is not None
+    assert links.verify(yours, token) is None

@@ -26,6 +26,7 @@ GATE = "tests/integration/test_coverage_gate.py"
 EDGE = "tests/mutations/edge.py"
 CODEX = "tests/unit/otlp/test_codex.py"
 RULES = "tests/integration/test_telemetry_rules.py"
+ROLLUPS = "tests/integration/test_rollups.py"
 
 # Without the gate no tenant could be made, and nothing but the gate would be tested.
 GATE_IS_OFF = ("holes = await coverage.tenant_holes(connection, schema)", "holes: list[str] = []")
@@ -123,11 +124,28 @@ MUTATIONS = {
     "spans count on when log records tell of the same calls": Mutation(
         (
             (
-                "await self._demote(connection, held, places, {one.new_id for one in adoptions})",
+                "await self._demote(connection, held, places,"
+                " {one.new_id for one in adoptions}, ledger)",
                 "pass",
             ),
         ),
         (f"{RULES}::test_log_records_of_the_same_calls_count_instead_whatever_comes_first",),
+    ),
+    "what a deleted session's calls added stays in the rollups": Mutation(
+        (("await ledger.enter_facts(connection, [session_id], sign=-1)", "pass"),),
+        (f"{ROLLUPS}::test_any_mix_of_writes_leaves_the_rollups_that_the_rows_give",),
+    ),
+    "calls do not follow their session to another team": Mutation(
+        (('if self._taken.get(found["id"], place) != place:', "if False:"),),
+        (f"{ROLLUPS}::test_facts_follow_their_session_to_another_team",),
+    ),
+    "what a joined call added before stays in the rollups": Mutation(
+        (("await ledger.enter_rows(connection, source, changed_ids, sign=-1)", "pass"),),
+        (f"{RULES}::test_a_call_that_turns_out_to_have_failed_is_counted_as_failed",),
+    ),
+    "a link is not bound to its tenant": Mutation(
+        (("message = tenant_id.bytes + payload", "message = payload"),),
+        (f"{EDGE}::test_a_link_of_another_tenant_opens_nothing",),
     ),
 }
 
@@ -139,7 +157,7 @@ NOTHING = Mutation(
 
 def copied(target: Path, mutation: Mutation) -> Path:
     """A copy of the product and its tests that differs by the mutation."""
-    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "node_modules")
     for name in ("src", "alembic", "tests"):
         shutil.copytree(ROOT / name, target / name, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", target)
