@@ -151,14 +151,6 @@ def _is_count(column: str) -> bool:
     return column.startswith(("status_", "decision_")) or column.endswith("_count")
 
 
-def _kept(dimensions: tuple[str, ...], kept: tuple[str, ...]) -> str:
-    types = {"user_id": "uuid"}
-    return ", ".join(
-        column if column in kept else f"NULL::{types.get(column, 'text')} AS {column}"
-        for column in dimensions
-    )
-
-
 def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
     """Roll up what is there already."""
     dimensions = (*own, *WHO)
@@ -190,19 +182,22 @@ def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> 
         "who": WHO,
         "all": dimensions,
     }
-    summed = ", ".join(f"coalesce(sum({column}), 0) AS {column}" for column in sums)
-    parts = " UNION ALL ".join(
-        f"""
-        SELECT '{cube}' AS cube, bucket, {_kept(dimensions, cubes[cube])}, {summed}
-        FROM fact GROUP BY bucket, {", ".join(cubes[cube])}
-        """
+    sets = ", ".join(f"(bucket, {', '.join(cubes[cube])})" for cube in kept_here)
+    # A bit for each dimension, set where a cube leaves it out.
+    bits = {
+        cube: int("".join("0" if column in cubes[cube] else "1" for column in dimensions), base=2)
         for cube in kept_here
-    )
+    }
+    named = " ".join(f"WHEN {number} THEN '{cube}'" for cube, number in bits.items())
+    summed = ", ".join(f"coalesce(sum({column}), 0) AS {column}" for column in sums)
     columns = ", ".join((*dimensions, *sums))
     op.execute(
         f"""
-        WITH fact AS MATERIALIZED (SELECT {row} FROM {relation}),
-        summed AS MATERIALIZED ({parts})
+        WITH summed AS MATERIALIZED (
+            SELECT CASE GROUPING({", ".join(dimensions)}) {named} END AS cube, bucket,
+                {", ".join(dimensions)}, {summed}
+            FROM (SELECT {row} FROM {relation}) fact GROUP BY GROUPING SETS ({sets})
+        )
         INSERT INTO {name}_{grain} (cube, bucket, {columns})
         SELECT cube, bucket, {columns} FROM summed ORDER BY bucket
         ON CONFLICT DO NOTHING

@@ -99,9 +99,13 @@ def _roll_up(source: Source) -> str:
                 AS e(sign int, team text, repository text, rows json),
                 LATERAL json_to_recordset(e.rows) AS r({record})
         ),
-        {", ".join(f"{one.table} AS ({_upsert(source, one)})" for one in source.rollups)}
+        {", ".join(f"{one.table} AS ({_added(source, one)})" for one in source.rollups)}
         SELECT 1
     """
+
+
+def _added(source: Source, rollup: Rollup) -> str:
+    return _upsert(source, rollup, f"({_summed(source, rollup, 'fact')})")
 
 
 def _rebuild(source: Source, rollup: Rollup, where: str) -> str:
@@ -117,35 +121,40 @@ def _rebuild(source: Source, rollup: Rollup, where: str) -> str:
     columns = ", ".join(
         f"{place if name in ('team', 'repository') else 'f'}.{name}" for name in source.dimensions
     )
+    facts = (
+        f"SELECT {_bucket(source, rollup.grain)}, {columns}, {sums} FROM {relation} WHERE {where}"
+    )
     return f"""
-        WITH fact AS MATERIALIZED (
-            SELECT {_bucket(source, rollup.grain)}, {columns}, {sums} FROM {relation}
-            WHERE {where}
-        )
-        {_upsert(source, rollup)}
+        WITH computed AS MATERIALIZED ({_summed(source, rollup, f"({facts})")})
+        {_upsert(source, rollup, "computed")}
     """
 
 
-def _upsert(source: Source, rollup: Rollup) -> str:
-    """Add the rows of the CTE `fact` to the cubes of a table."""
-    unit = UNIT[rollup.grain]
-    columns = ", ".join(source.columns)
+def _summed(source: Source, rollup: Rollup, facts: str) -> str:
+    """The rows of a table's cubes, out of rows that have a bucket, dimensions and sums each."""
+    dimensions = ", ".join(source.dimensions)
     sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in source.columns)
     sets = ", ".join(f"(bucket, {', '.join(kept)})" for kept in rollup.cubes.values())
+    return f"""
+        SELECT {_cube(source, rollup)} AS cube, bucket, {dimensions}, {sums}
+        FROM (
+            SELECT date_bin('1 {UNIT[rollup.grain]}', bucket, '2001-01-01T00:00:00Z') AS bucket,
+                {dimensions}, {", ".join(source.columns)}
+            FROM {facts} fact
+        ) f
+        GROUP BY GROUPING SETS ({sets})
+    """
+
+
+def _upsert(source: Source, rollup: Rollup, summed: str) -> str:
+    """Add rows of cubes to their table, in the order of their keys."""
+    columns = ", ".join(source.columns)
     dimensions = ", ".join(source.dimensions)
     is_nothing = " AND ".join(f"{name} = 0" for name in source.columns)
     changes = ", ".join(f"{name} = t.{name} + excluded.{name}" for name in source.columns)
     return f"""
         INSERT INTO {rollup.table} AS t (cube, bucket, {dimensions}, {columns})
-        SELECT cube, bucket, {dimensions}, {columns} FROM (
-            SELECT {_cube(source, rollup)} AS cube, bucket, {dimensions}, {sums}
-            FROM (
-                SELECT date_bin('1 {unit}', bucket, '2001-01-01T00:00:00Z') AS bucket,
-                    {dimensions}, {columns}
-                FROM fact
-            ) f
-            GROUP BY GROUPING SETS ({sets})
-        ) summed
+        SELECT cube, bucket, {dimensions}, {columns} FROM {summed} summed
         WHERE NOT ({is_nothing})
         ORDER BY cube, bucket, {dimensions}
         ON CONFLICT (tenant_id, cube, bucket, {dimensions}) DO UPDATE
