@@ -205,7 +205,37 @@ def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> 
     )
 
 
+def _count_native(sign: str) -> None:
+    """Figures of sessions that calls of the JSON API did not add to until now."""
+    op.execute(
+        f"""
+        UPDATE metrics_sessions s SET tool_reject_count = s.tool_reject_count {sign} t.rejected
+        FROM (
+            SELECT session_id, count(*) AS rejected FROM tool_metrics
+            WHERE part IS NULL AND status = 'rejected' GROUP BY session_id
+        ) t WHERE s.id = t.session_id
+        """
+    )
+    op.execute(
+        f"""
+        UPDATE metrics_sessions s SET
+            model_error_count = s.model_error_count {sign} m.errors,
+            cache_read_tokens = s.cache_read_tokens {sign} m.cache_read,
+            cache_write_tokens = s.cache_write_tokens {sign} m.cache_write,
+            reasoning_tokens = s.reasoning_tokens {sign} m.reasoning
+        FROM (
+            SELECT session_id, count(*) FILTER (WHERE status = 'error') AS errors,
+                coalesce(sum(cache_read_tokens), 0) AS cache_read,
+                coalesce(sum(cache_write_tokens), 0) AS cache_write,
+                coalesce(sum(reasoning_tokens), 0) AS reasoning
+            FROM model_calls WHERE part IS NULL GROUP BY session_id
+        ) m WHERE s.id = m.session_id
+        """
+    )
+
+
 def upgrade() -> None:
+    _count_native("+")
     for name, (own, sums) in SOURCES.items():
         for grain in TABLES:
             _create(f"{name}_{grain}", own, sums)
@@ -217,3 +247,4 @@ def downgrade() -> None:
     for name in SOURCES:
         for grain in TABLES:
             op.execute(f"DROP TABLE {name}_{grain}")
+    _count_native("-")

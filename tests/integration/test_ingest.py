@@ -99,6 +99,7 @@ def model_items(draw: st.DrawFn, number: int) -> Item:
     return "model", _common(draw, number) | {
         "status": draw(st.sampled_from(["success", "error"])),
         "input_tokens": draw(st.none() | st.integers(0, 10**12)),
+        "cache_read_tokens": draw(st.none() | st.integers(0, 10**6)),
         "output_tokens": draw(st.none() | st.integers(0, 10**6)),
         "cost_usd_micros": draw(st.none() | st.integers(0, 10**9)),
         "request_model": draw(st.sampled_from(["sonnet", None])),
@@ -202,11 +203,12 @@ MISCOUNTED = """
 WITH tools AS (
     SELECT session_id, count(*) AS calls,
            count(*) FILTER (WHERE status IN ('error', 'timeout')) AS errors,
-           min(started_at) AS first,
+           count(*) FILTER (WHERE status = 'rejected') AS rejected, min(started_at) AS first,
            max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last
     FROM tool_metrics GROUP BY session_id
 ), models AS (
-    SELECT session_id, count(*) AS calls, coalesce(sum(input_tokens), 0) AS input,
+    SELECT session_id, count(*) AS calls, count(*) FILTER (WHERE status = 'error') AS errors,
+           coalesce(sum(cache_read_tokens), 0) AS cached, coalesce(sum(input_tokens), 0) AS input,
            coalesce(sum(output_tokens), 0) AS output, coalesce(sum(cost_usd_micros), 0) AS cost,
            min(started_at) AS first,
            max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last
@@ -214,10 +216,12 @@ WITH tools AS (
 )
 SELECT s.external_id FROM metrics_sessions s
 LEFT JOIN tools t ON t.session_id = s.id LEFT JOIN models m ON m.session_id = s.id
-WHERE (s.tool_call_count, s.tool_error_count, s.model_call_count, s.input_tokens, s.output_tokens,
+WHERE (s.tool_call_count, s.tool_error_count, s.tool_reject_count, s.model_call_count,
+       s.model_error_count, s.cache_read_tokens, s.input_tokens, s.output_tokens,
        s.cost_usd_micros, s.started_at, s.last_event_at)
    IS DISTINCT FROM
-      (coalesce(t.calls, 0), coalesce(t.errors, 0), coalesce(m.calls, 0), coalesce(m.input, 0),
+      (coalesce(t.calls, 0), coalesce(t.errors, 0), coalesce(t.rejected, 0), coalesce(m.calls, 0),
+       coalesce(m.errors, 0), coalesce(m.cached, 0), coalesce(m.input, 0),
        coalesce(m.output, 0), coalesce(m.cost, 0), least(t.first, m.first),
        greatest(t.last, m.last))
 """

@@ -31,9 +31,14 @@ class Extent(msgspec.Struct, omit_defaults=True):
     user_id: UUID | None = None
     tool_call_count: int = 0
     tool_error_count: int = 0
+    tool_reject_count: int = 0
     model_call_count: int = 0
+    model_error_count: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
     cost_usd_micros: int = 0
 
 
@@ -60,15 +65,22 @@ UPDATE metrics_sessions s SET
     user_id = coalesce(s.user_id, e.user_id),
     tool_call_count = s.tool_call_count + coalesce(e.tool_call_count, 0),
     tool_error_count = s.tool_error_count + coalesce(e.tool_error_count, 0),
+    tool_reject_count = s.tool_reject_count + coalesce(e.tool_reject_count, 0),
     model_call_count = s.model_call_count + coalesce(e.model_call_count, 0),
+    model_error_count = s.model_error_count + coalesce(e.model_error_count, 0),
     input_tokens = s.input_tokens + coalesce(e.input_tokens, 0),
     output_tokens = s.output_tokens + coalesce(e.output_tokens, 0),
+    cache_read_tokens = s.cache_read_tokens + coalesce(e.cache_read_tokens, 0),
+    cache_write_tokens = s.cache_write_tokens + coalesce(e.cache_write_tokens, 0),
+    reasoning_tokens = s.reasoning_tokens + coalesce(e.reasoning_tokens, 0),
     cost_usd_micros = s.cost_usd_micros + coalesce(e.cost_usd_micros, 0),
     updated_at = now()
 FROM json_to_recordset($1::json) AS e(
     id uuid, started_at timestamptz, last_event_at timestamptz, user_id uuid,
-    tool_call_count bigint, tool_error_count bigint, model_call_count bigint,
-    input_tokens bigint, output_tokens bigint, cost_usd_micros bigint)
+    tool_call_count bigint, tool_error_count bigint, tool_reject_count bigint,
+    model_call_count bigint, model_error_count bigint, input_tokens bigint, output_tokens bigint,
+    cache_read_tokens bigint, cache_write_tokens bigint, reasoning_tokens bigint,
+    cost_usd_micros bigint)
 WHERE s.id = e.id
 RETURNING {SESSIONS.needed("s")}
 ) {contributions(SESSIONS, "changed")}

@@ -60,11 +60,13 @@ WITH item AS MATERIALIZED (
 ), extent AS (
     SELECT session_id, count(*) AS tool_call_count,
            count(*) FILTER (WHERE status IN ('error', 'timeout')) AS tool_error_count,
+           count(*) FILTER (WHERE status = 'rejected') AS tool_reject_count,
            min(started_at) AS started_at,
            max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
     FROM stored GROUP BY session_id
 ), contribution AS ({contributions(TOOL_METRICS, "stored")})
-SELECT e.session_id, e.tool_call_count, e.tool_error_count, e.started_at, e.last_event_at, c.rows
+SELECT e.session_id, e.tool_call_count, e.tool_error_count, e.tool_reject_count, e.started_at,
+       e.last_event_at, c.rows
 FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
 """
 
@@ -92,14 +94,19 @@ WITH item AS MATERIALIZED (
     RETURNING {MODEL_CALLS.needed("t")}
 ), extent AS (
     SELECT session_id, count(*) AS model_call_count,
+           count(*) FILTER (WHERE status = 'error') AS model_error_count,
            coalesce(sum(input_tokens), 0)::bigint AS input_tokens,
            coalesce(sum(output_tokens), 0)::bigint AS output_tokens,
+           coalesce(sum(cache_read_tokens), 0)::bigint AS cache_read_tokens,
+           coalesce(sum(cache_write_tokens), 0)::bigint AS cache_write_tokens,
+           coalesce(sum(reasoning_tokens), 0)::bigint AS reasoning_tokens,
            coalesce(sum(cost_usd_micros), 0)::bigint AS cost_usd_micros,
            min(started_at) AS started_at,
            max(started_at + coalesce(duration_ms, 0) * interval '1 millisecond') AS last_event_at
     FROM stored GROUP BY session_id
 ), contribution AS ({contributions(MODEL_CALLS, "stored")})
-SELECT e.session_id, e.model_call_count, e.input_tokens, e.output_tokens, e.cost_usd_micros,
+SELECT e.session_id, e.model_call_count, e.model_error_count, e.input_tokens, e.output_tokens,
+       e.cache_read_tokens, e.cache_write_tokens, e.reasoning_tokens, e.cost_usd_micros,
        e.started_at, e.last_event_at, c.rows
 FROM extent e, contribution c WHERE e.session_id IS NOT DISTINCT FROM c.session_id
 """

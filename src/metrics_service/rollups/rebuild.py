@@ -104,14 +104,18 @@ async def _astray(connection: ContextConnection) -> set[datetime]:
 
 
 async def _rebuild_day(connection: ContextConnection, day: datetime, *, has_astray: bool) -> bool:
-    """Make one day anew; return whether that changed anything."""
+    """Make one day anew; return whether that changed anything. What was right stays untouched."""
     during = (day, day + DAY)
     await connection.execute(LOCK)
     before = [await connection.fetchval(query, *during) for query in DIGESTS]
+    anew = connection.transaction()
+    await anew.start()
     for statement in CLEAR:
         await connection.execute(statement, *during)
     for name in SOURCES:
         kept = STATEMENTS[name].rebuild_astray if has_astray else STATEMENTS[name].rebuild
         for statement in kept:
             await connection.execute(statement, *during)
-    return before != [await connection.fetchval(query, *during) for query in DIGESTS]
+    is_changed = before != [await connection.fetchval(query, *during) for query in DIGESTS]
+    await (anew.commit() if is_changed else anew.rollback())
+    return is_changed
