@@ -133,6 +133,63 @@ async def test_the_period_before_is_as_long_and_ends_where_this_one_begins(clien
     assert [row["count"] for row in table["previous"]["rows"]] == [20, 20]
 
 
+async def test_the_period_before_is_about_the_groups_that_are_shown(client, new_tenant, new_person):
+    tenant, other = await new_tenant(), await new_tenant()
+    ada = await new_person(tenant, "ada@example.com")
+    # Per day: what is called most on the second is what is called least on the first.
+    calls = [
+        {"Bash": 1, "Read": 2, "Edit": 3, "Grep": 4},
+        {"Bash": 4, "Read": 3, "Edit": 2, "Web": 1},
+    ]
+    batch = [
+        tool_metric(
+            tool_name=name,
+            started_at=at(day * 86_400 + number),
+            agent="codex",
+            external_session_id="s",
+            **({"user_email": "ada@example.com"} if name == "Bash" else {}),
+        )
+        for day, counts in enumerate(calls)
+        for name, count in counts.items()
+        for number in range(count)
+    ]
+    for one in (tenant, other):
+        await stored_batch(client, one, batch)
+    two = {"limit": 2, "compare": "previous_period", "order_by": "-count"}
+
+    answered = await shown(
+        client, tenant,
+        widget("tools", group_by=["tool_name"], **two),
+        widget("hours", group_by=["hour", "tool_name"], **two),
+        widget("people", group_by=["user_id", "tool_name"], **two),
+        widget("unlimited", group_by=["tool_name"], compare="previous_period"),
+        widget("hour", "number", group_by=["hour"], limit=1, compare="previous_period"),
+        **{"from": "2026-03-03T00:00:00Z", "to": "2026-03-04T00:00:00Z"},
+    )  # fmt: skip
+
+    tools, hours, people, unlimited, hour = answered["data"]
+    assert tools["rows"] == [{"tool_name": "Bash", "count": 4}, {"tool_name": "Read", "count": 3}]
+    assert tools["truncated"] is True
+    assert tools["previous"]["rows"] == [
+        {"tool_name": "Read", "count": 2},
+        {"tool_name": "Bash", "count": 1},
+    ]
+    assert [(row["tool_name"], row["count"]) for row in hours["previous"]["rows"]] == [
+        ("Read", 2),
+        ("Bash", 1),
+    ]
+    assert [tuple(row.values()) for row in people["rows"]] == [
+        (str(ada.id), "Bash", 4),
+        (None, "Read", 3),
+    ]
+    assert [tuple(row.values()) for row in people["previous"]["rows"]] == [
+        (None, "Read", 2),
+        (str(ada.id), "Bash", 1),
+    ]
+    assert len(unlimited["previous"]["rows"]) == 4
+    assert (hour["totals"], hour["previous"]["totals"]) == ({"count": 10}, {"count": 10})
+
+
 async def test_filters_of_the_dashboard_narrow_those_of_a_widget(client, tenant):
     answered = await shown(
         client, tenant,
@@ -436,6 +493,7 @@ async def test_behind_each_day_is_what_was_counted_to_it(client, tenant, zone):
         ({"row": {"day": "2026-03-02T00:00:00"}}, "row.day"),
         ({"row": {"user_id": "ada"}}, "row.user_id"),
         ({"tz": "Nowhere"}, "tz"),
+        ({"tz": "Europe/Berlin", "row": {"day": "2026-03-02T00:00:00Z"}}, "row.day"),
     ],
 )
 async def test_a_figure_that_no_widget_shows_has_no_origin(client, tenant_once, body, field):
@@ -448,7 +506,10 @@ async def test_a_figure_that_no_widget_shows_has_no_origin(client, tenant_once, 
     )
 
     problem = check_problem(response, 422)
-    assert [error["field"] for error in problem["errors"]] == [field]
+    ((named, reason),) = [(error["field"], error["reason"]) for error in problem["errors"]]
+    assert named == field
+    wrong_day = field == "row.day" and body["row"]["day"] != "2026-03-02T00:00:00"
+    assert reason.endswith("that /data was asked with") is wrong_day
 
 
 # -- periods ----------------------------------------------------------------------------------------

@@ -122,6 +122,33 @@ async def test_replacing_takes_the_version_that_was_read_and_makes_the_next(clie
     assert two["updated_at"] > one["updated_at"]
 
 
+@pytest.mark.parametrize("visibility", ["private", "team", "tenant"])
+async def test_replacing_without_a_word_on_who_sees_it_leaves_that_as_it_is(
+    client, new_tenant, new_person, visibility
+):
+    tenant = await new_tenant()
+    ada = await new_person(tenant, "ada@example.com", team="web")
+    one = await stored_dashboard(client, ada, visibility=visibility)
+
+    two = (await put(client, ada, one, name="Two")).json()
+    three = (await put(client, ada, two, name="Three", visibility="team")).json()
+    null = await put(client, ada, three, visibility=None)
+
+    assert (two["version"], two["visibility"]) == (2, visibility)
+    assert (three["version"], three["visibility"]) == (3, "team")
+    (error,) = check_problem(null, 422)["errors"]
+    assert error["field"] == "visibility"
+
+
+async def test_a_value_that_is_none_of_a_list_is_answered_with_the_list(client, tenant_once):
+    one = await client.post(PATH, json=dashboard(visibility="all"), headers=tenant_once.headers)
+    listed = await client.get(PATH, params={"visibility": "all"}, headers=tenant_once.headers)
+
+    reason = "must be one of private, team, tenant"
+    assert check_problem(one, 422)["errors"] == [{"field": "visibility", "reason": reason}]
+    assert check_problem(listed, 400)["detail"] == f"parameter visibility: {reason}"
+
+
 async def test_a_stale_version_is_a_conflict_and_changes_nothing(client, new_tenant):
     tenant = await new_tenant()
     one = await stored_dashboard(client, tenant)
@@ -189,6 +216,7 @@ async def test_restoring_makes_an_old_version_the_newest(client, new_tenant):
     assert three["version"] == 3
     versions = await rows_of(client, f"{PATH}/{one['id']}/versions", tenant)
     assert [row["name"] for row in versions] == ["first", "second", "first"]
+    assert [row["note"] for row in versions] == ["version 1 restored", "", ""]
     check_problem(await put(client, tenant, two), 409)
 
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
+
+from metrics_service.dashboards.widgets import Widget
+from metrics_service.rollups.measures import MEASURES
+from metrics_service.rollups.sources import SOURCES
+
 
 def examples_of(document):
     """Each operation that has an example for its body and needs no id in its path."""
@@ -62,6 +69,82 @@ async def test_the_errors_of_otlp_are_described_as_what_they_are(client, tenant_
         }  # fmt: skip
         for response in responses.values():
             assert response["content"].keys() == {"application/json", "application/x-protobuf"}
+
+
+def refs_in(value):
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for inner in value.values():
+            yield from refs_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from refs_in(inner)
+
+
+async def test_a_widget_is_described_with_all_that_it_may_ask_for(client, tenant_once):
+    document = (await client.get("/schema/openapi.json", headers=tenant_once.headers)).json()
+    schemas = document["components"]["schemas"]
+
+    assert set(refs_in(document)) <= {f"#/components/schemas/{name}" for name in schemas}
+    for body in ("DashboardIn", "DashboardChange"):
+        items = schemas[body]["properties"]["widgets"]["items"]
+        assert items == {"$ref": "#/components/schemas/Widget"}
+    assert schemas["Widget"]["properties"].keys() == set(Widget.__struct_encode_fields__)
+    query = schemas["WidgetQuery"]["properties"]
+    assert query["source"]["enum"] == list(SOURCES)
+    for source, measures in MEASURES.items():
+        assert f"of {source}: {', '.join(measures)}" in query["measures"]["description"]
+        dimensions = ", ".join(SOURCES[source].dimensions)
+        for field in ("group_by", "filters"):
+            assert f"of {source}: {dimensions}" in query[field]["description"]
+
+
+async def test_the_encoding_that_is_shown_as_an_example_is_accepted(client, new_tenant):
+    tenant = await new_tenant()
+    document = (await client.get("/schema/openapi.json", headers=tenant.headers)).json()
+    (encoding,) = document["components"]["schemas"]["Encoding"]["examples"]
+    posted = document["paths"]["/api/v1/dashboards"]["post"]["requestBody"]["content"]
+    body = posted["application/json"]["schema"]["examples"][0]
+    (widget,) = body["widgets"]
+
+    answer = await client.post(
+        "/api/v1/dashboards",
+        json={**body, "widgets": [{**widget, "encoding": encoding}]},
+        headers=tenant.headers,
+    )
+
+    assert answer.status_code == 201, answer.text
+
+
+async def test_all_media_types_of_files_and_pictures_are_described(client, tenant_once):
+    document = (await client.get("/schema/openapi.json", headers=tenant_once.headers)).json()
+    paths = document["paths"]
+    files = {"application/json", "application/yaml"}
+
+    def answered(path):
+        return paths[path]["get"]["responses"]["200"]["content"].keys()
+
+    one = "/api/v1/dashboards/{dashboard_id}"
+    assert answered(f"{one}/image") == {"image/png", "image/svg+xml", "application/pdf"}
+    assert answered(f"{one}/export") == files
+    imported = paths["/api/v1/dashboards/import"]["post"]["requestBody"]["content"]
+    assert imported.keys() == files
+
+
+async def test_commands_carry_a_key_where_one_is_needed_and_save_pictures(client, tenant_once):
+    page = (await client.get("/schema", headers=tenant_once.headers)).text
+    commands = re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
+
+    shared = [one for one in commands if "/api/v1/shared/" in one]
+    others = [one for one in commands if "/api/" in one and one not in shared]
+    pictures = [one for one in commands if '/image"' in unescape(one)]
+    assert len(shared) == 3
+    assert not any("Authorization" in one for one in shared)
+    assert all("Authorization: Bearer $KEY" in one for one in others)
+    assert len(pictures) == 2
+    assert all("-o dashboard.png" in one for one in pictures)
+    assert sum("-o " in one for one in commands) == 2
 
 
 async def test_an_unknown_host_sees_no_description(client):

@@ -162,6 +162,26 @@ async def test_what_cannot_be_asked_is_refused_by_name(client, tenant_once, path
     assert said in check_problem(response, 400)["detail"]
 
 
+@pytest.mark.parametrize("path", [TOOLS, MODELS, SESSIONS])
+async def test_a_plus_that_became_a_space_is_told_of(client, tenant_once, path):
+    query = f"from=2026-03-01T00:00:00+01:00&to={MARCH['to']}"
+    written = query.replace("+", "%2B")
+
+    refused = await client.get(f"{path}?{query}", headers=tenant_once.headers)
+    answered = await client.get(f"{path}?{written}", headers=tenant_once.headers)
+    other = await client.get(f"{path}?{query.replace('+01:00', 'x')}", headers=tenant_once.headers)
+
+    assert answered.status_code == 200
+    assert check_problem(refused, 400)["detail"].endswith("; write + as %2B")
+    assert "%2B" not in check_problem(other, 400)["detail"]
+
+
+async def test_a_row_says_what_it_is_about_before_its_figures(client, tenant):
+    for path, by in ((TOOLS, "tool_name,day"), (SESSIONS, "session_type,agent")):
+        (row, *_) = (await summary(client, tenant, path, group_by=by))["data"]
+        assert set(list(row)[:2]) == set(by.split(","))
+
+
 @pytest.mark.parametrize("path", [TOOLS, SESSIONS])
 async def test_another_tenants_work_is_not_counted(client, tenant, new_tenant, path):
     stranger = await new_tenant()

@@ -116,6 +116,15 @@ def test_a_wrong_file_exits_with_2_and_says_why(line, slug, tmp_path, content, s
     assert line.here("dashboard", "list", slug, "--json").json() == []
 
 
+def test_who_gives_a_name_for_an_id_is_told_where_ids_are(line, slug, written):
+    for arguments in (
+        ("export", slug, "Overview"),
+        ("import", slug, str(written), "--replace", "x"),
+    ):
+        ended = line.here("dashboard", *arguments)
+        assert (ended.code, "dashboard list TENANT" in ended.err) == (2, True), ended.err
+
+
 def test_what_is_not_there_exits_with_3_and_wrong_usage_with_2(line, slug, written, tmp_path):
     other = f"t{uuid4().hex[:16]}"
     line.here("tenant", "create", other)

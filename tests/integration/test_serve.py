@@ -331,16 +331,16 @@ def test_an_embedded_postgresql_that_was_killed_comes_back(data_dir, port):
 # -- demo ---------------------------------------------------------------------------------------------
 
 
-def test_the_demo_prints_commands_that_work_and_starts_again_quickly(data_dir, port):
+def test_the_demo_prints_commands_that_work_and_starts_again_quickly(data_dir, port, tmp_path):
     line = on_directory(data_dir)
     printed = []
     for _ in range(2):
         with running(line, "demo", "--port", str(port)) as (process, output):
             text = output.wait_for("cindermoor-demo.localhost", within_s=60)
-            eventually(lambda: output.text.count("curl") == 6)  # asked at once
+            eventually(lambda: output.text.count("curl") == 9)  # asked at once
             printed.append(output.text)
             if shutil.which("curl") is not None:
-                assert_works(re.findall(r"curl .*", output.text))
+                assert_works(re.findall(r"curl .*", output.text), tmp_path)
             os.killpg(process.pid, signal.SIGINT)
             assert output.wait_for_end() == 0
 
@@ -352,15 +352,22 @@ def test_the_demo_prints_commands_that_work_and_starts_again_quickly(data_dir, p
     assert len(line.here("key", "list", slug, "--json").json()) == 2
 
 
-def assert_works(commands: list[str]) -> None:
+def assert_works(commands: list[str], directory: Path) -> None:
+    picture = directory / "overview.png"
     for command in commands:
         done = subprocess.run(
             [*shlex.split(command), "--fail-with-body"],
             env=without_ours() | {"no_proxy": "*"},
+            cwd=directory,
             capture_output=True,
             timeout=30,
             check=False,
         )
+        if command.endswith(picture.name):
+            assert done.returncode == 0, done
+            assert picture.read_bytes().startswith(b"\x89PNG")
+            picture.unlink()
+            continue
         answer = json.loads(done.stdout)
         assert done.returncode == 0, answer
         assert len(answer.get("data", [])) == 3 or answer.get("inserted") == 1

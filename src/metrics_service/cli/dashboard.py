@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 from uuid import UUID
 
 import msgspec
 import rich_click as click
+from click.types import UUIDParameterType
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.cli.connect import Opened, opened_database
@@ -63,6 +64,21 @@ class Listed(msgspec.Struct, frozen=True):
         return cls(view.id, view.name, view.visibility, owner, view.version, view.updated_at)
 
 
+class DashboardId(UUIDParameterType):
+    """An id; who has a name is told where ids are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> UUID:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(
+                f"{value!r} is not an id; `metrics-service dashboard list TENANT` shows those of"
+                " the dashboards",
+                param,
+                ctx,
+            )
+
+
 @click.group()
 def dashboard() -> None:
     """List the dashboards of a tenant, write them to files, and read them back."""
@@ -87,7 +103,7 @@ def list_(tenant: str, as_json: bool) -> None:
 
 @dashboard.command()
 @click.argument("tenant")
-@click.argument("dashboard_id", metavar="ID", type=click.UUID)
+@click.argument("dashboard_id", metavar="ID", type=DashboardId())
 @click.option(
     "--format",
     "kind",
@@ -127,7 +143,7 @@ def export(tenant: str, dashboard_id: UUID, kind: str, target: Path | None) -> N
     "--replace",
     "replaced",
     metavar="ID",
-    type=click.UUID,
+    type=DashboardId(),
     help="The dashboard to replace, as a new version of it, instead of making a new one.",
 )
 @json_option

@@ -26,6 +26,8 @@ from metrics_service.cli.serve import (
 from metrics_service.cli.server import Binding
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
+from metrics_service.seeds.dashboards import OVERVIEW
+from metrics_service.seeds.rows import seed_id
 from metrics_service.seeds.seed import seed
 from metrics_service.settings import load_settings
 from metrics_service.tenants.keys import create_key
@@ -99,7 +101,7 @@ async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
 
 
 def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) -> str:
-    """What `demo` prints when it serves: for each tenant an address, a key, three commands."""
+    """What `demo` prints when it serves: for each tenant an address, a key, four commands."""
     parts = [
         f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."
         + otlp_grpc_line(binding)
@@ -115,9 +117,16 @@ def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) 
             f"  read  curl -s {authorization} '{url}/api/v1/sessions?limit=3'\n"
             f"  send  curl -s {authorization} -H 'Content-Type: application/json'"
             f" -d '{batch}' '{url}/api/v1/tool-metrics/batch'\n"
+            f"  look  curl -sS {authorization} '{url}{overview_of(shown.tenant)}' -o overview.png\n"
             f"  agent {agent_command(shown, binding, base_domain)}"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def overview_of(tenant: Tenant) -> str:
+    """Where the picture of the seeded overview is."""
+    dashboard_id = seed_id(tenant.id, f"dashboard:{OVERVIEW.key}")
+    return f"/api/v1/dashboards/{dashboard_id}/image"
 
 
 def agent_command(shown: DemoTenant, binding: Binding, base_domain: str) -> str:

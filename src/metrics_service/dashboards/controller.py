@@ -11,6 +11,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics_service.dashboards.described import widget_schemas
 from metrics_service.dashboards.schemas import (
     DashboardChange,
     DashboardCopy,
@@ -31,6 +32,7 @@ from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.idempotency import once
 from metrics_service.http.listing import answer_page
+from metrics_service.http.openapi import refers_to
 from metrics_service.http.query import parse_query, query_operation
 
 ROUTE = "/api/v1/dashboards"
@@ -51,11 +53,6 @@ EXAMPLE = {
                 "limit": 100,
             },
             "mark": "line",
-            "encoding": {
-                "x": {"field": "day", "type": "temporal"},
-                "y": {"field": "p95_ms", "type": "quantitative"},
-                "color": {"field": "tool_name", "type": "nominal"},
-            },
         }
     ],
     "visibility": "tenant",
@@ -69,6 +66,7 @@ AS_IT_IS = DashboardCopy()
 class DashboardController(Controller):
     path = ROUTE
     tags = ["dashboards"]
+    opt = refers_to(widget_schemas())
 
     @get(opt=requires("read"), operation_class=query_operation(DashboardQuery))
     async def list_dashboards(
@@ -102,7 +100,7 @@ class DashboardController(Controller):
         tx: NamedDependency[AsyncSession],
         data: Annotated[DashboardIn, Body(examples=[Example(value=EXAMPLE)])],
     ) -> Response[DashboardView]:
-        """Create a dashboard."""
+        """Create a dashboard; what its widgets may be, `Widget` in openapi.json tells."""
         gallery = gallery_of(tx, caller)
 
         async def act() -> DashboardView:
@@ -134,7 +132,10 @@ class DashboardController(Controller):
         dashboard_id: FromPath[UUID],
         data: Annotated[DashboardChange, Body(examples=[Example(value=CHANGE)])],
     ) -> DashboardView:
-        """Replace a dashboard; `version` is the one that was read, 409 when it is stale."""
+        """Replace a dashboard; `version` is the one that was read, 409 when it is stale.
+
+        What is left out is empty from then on; who sees it stays as it is.
+        """
         gallery = gallery_of(tx, caller)
         row = await replace_dashboard(gallery, caller.principal, dashboard_id, data)
         return await gallery.view(row)

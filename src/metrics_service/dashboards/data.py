@@ -160,7 +160,9 @@ async def _answer(
         before = None
         if query.compare is not None:
             earlier = previous(period, asked.zone)
-            then, sums = await _read(connection, widget, asked.query(query, earlier), budget)
+            then, sums = await _read(
+                connection, widget, asked.query(query, earlier), budget, beside=series
+            )
             before = PreviousData(earlier.start, earlier.end, then.rows, sums)
     except (InvalidQueryError, StatementTimeoutError) as error:
         return msgspec.structs.replace(answered, error=str(error)), []
@@ -178,11 +180,22 @@ async def _answer(
 
 
 async def _read(
-    connection: ContextConnection, widget: Widget, question: SeriesQuery, budget: Budget
+    connection: ContextConnection,
+    widget: Widget,
+    question: SeriesQuery,
+    budget: Budget,
+    *,
+    beside: Series | None = None,
 ) -> tuple[Series, Row | None]:
-    """The rows, and of a number its measures over the whole time."""
+    """The rows, and of a number its measures over the whole time.
+
+    What stands beside a limited answer is of the same groups as that: two top tens are not compared.
+    """
     budget.check()
-    series = await read_series(connection, question)
+    if beside is None or question.limit is None:
+        series = await read_series(connection, question)
+    else:
+        series = await _read_groups_of(beside.rows, connection, question)
     budget.take(series)
     if widget.kind != "number":
         return series, None
@@ -190,6 +203,25 @@ async def _read(
         return series, series.rows[0]
     whole = msgspec.structs.replace(question, group_by=(), order_by=None, limit=None)
     return series, (await read_series(connection, whole)).rows[0]
+
+
+async def _read_groups_of(
+    rows: Sequence[Row], connection: ContextConnection, question: SeriesQuery
+) -> Series:
+    """What is answered to the question, without its limit, about the groups of these rows alone."""
+    names = [name for name in question.group_by if name not in TIME_COLUMNS]
+    shown = {tuple(row[name] for name in names) for row in rows}
+    # Each filter is of one column; of several together there may be more than are shown.
+    filters = {
+        name: tuple({None if group[place] is None else str(group[place]) for group in shown})
+        for place, name in enumerate(names)
+    }
+    series = await read_series(
+        connection,
+        msgspec.structs.replace(question, filters={**question.filters, **filters}, limit=None),
+    )
+    kept = [row for row in series.rows if tuple(row[name] for name in names) in shown]
+    return msgspec.structs.replace(series, rows=kept)
 
 
 def _columns(query: WidgetQuery) -> list[Column]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
-from litestar.openapi.spec import Example
+from litestar.openapi.spec import (
+    Example,
+    OpenAPIMediaType,
+    Operation,
+    Reference,
+    RequestBody,
+    Schema,
+)
 from litestar.params import Body, FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -38,8 +46,21 @@ FILE = {
 }
 
 
+DESCRIBED = Reference(ref="#/components/schemas/DashboardFile")
+ANSWERS: dict[str, Schema | Reference] = dict.fromkeys(MEDIA_TYPES.values(), DESCRIBED)
+
+
 class ExportQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     format: FileKind = "json"
+
+
+@dataclass
+class ImportOperation(Operation):
+    """With what the framework does not know of: a body that may be YAML."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.request_body, RequestBody):
+            self.request_body.content[MEDIA_TYPES["yaml"]] = OpenAPIMediaType(schema=DESCRIBED)
 
 
 class FileBody(JsonBody[Any]):
@@ -58,7 +79,7 @@ class DashboardFileController(Controller):
     @get(
         "/{dashboard_id:uuid}/export",
         opt=requires("read"),
-        operation_class=query_operation(ExportQuery),
+        operation_class=query_operation(ExportQuery, ANSWERS),
     )
     async def get_export(
         self,
@@ -76,7 +97,13 @@ class DashboardFileController(Controller):
             headers={"content-disposition": f'attachment; filename="{file_name(row.name, kind)}"'},
         )
 
-    @post("/import", opt=requires("write"), dto=FileBody, return_dto=None)
+    @post(
+        "/import",
+        opt=requires("write"),
+        dto=FileBody,
+        return_dto=None,
+        operation_class=ImportOperation,
+    )
     async def post_import(
         self,
         request: AnyRequest,

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Reference, Schema
 from litestar.params import FromPath
 from msgspec import Meta
 
@@ -35,6 +36,11 @@ MEDIA_TYPES: dict[ImageFormat, str] = {
     "png": "image/png",
     "svg": "image/svg+xml",
     "pdf": "application/pdf",
+}
+
+ANSWERS: dict[str, Schema | Reference] = {
+    media_type: Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+    for media_type in MEDIA_TYPES.values()
 }
 
 # A browser shows an SVG as a document: one that may load and run nothing.
@@ -68,7 +74,7 @@ class DashboardImageController(Controller):
         "/{dashboard_id:uuid}/image",
         opt=requires("read"),
         media_type=MEDIA_TYPES["png"],
-        operation_class=query_operation(ImageQuery),
+        operation_class=query_operation(ImageQuery, ANSWERS),
     )
     async def get_image(
         self,

@@ -18,6 +18,8 @@ from metrics_service.rollups.plan import Plan
 from metrics_service.rollups.ranges import ceiling
 from metrics_service.rollups.series import SeriesQuery
 
+NOT_SHOWN = "must be a time of the answer; send the tz, from and to that /data was asked with"
+
 
 class OriginRequest(DataRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A figure of a widget; the rest as it was asked for at `/data`."""
@@ -107,7 +109,7 @@ def _time(query: SeriesQuery, name: str, value: str | None) -> tuple[datetime, d
     try:
         moment = msgspec.convert(value, datetime)
     except msgspec.ValidationError:
-        raise _refused(field, "must be a time of the answer") from None
+        raise _refused(field, NOT_SHOWN) from None
     if moment.tzinfo is None:
         raise _refused(field, "must be a time with an offset")
     plan = Plan.of(query)
@@ -120,7 +122,7 @@ def _time(query: SeriesQuery, name: str, value: str | None) -> tuple[datetime, d
         start = moment
         end = next((later for later in moments if later > moment), query.to)
     if not is_there:
-        raise _refused(field, "must be a time of the answer")
+        raise _refused(field, NOT_SHOWN)
     if any(piece.grain == "hourly" for piece in plan.pieces):
         # An hour is counted where it begins, also in zones whose days begin within one.
         start = start if start <= query.from_ else ceiling(start, "hourly")

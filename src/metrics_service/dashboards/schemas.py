@@ -35,26 +35,40 @@ Widgets = Annotated[
         max_length=MAX_WIDGETS,
         description="Each has id, title, kind (chart, number, table) and query; charts mark and "
         "encoding.",
+        # What is sent is kept as it is; the description tells of what it is read as.
+        extra_json_schema={"extra": {"items": {"$ref": "#/components/schemas/Widget"}}},
     ),
 ]
 
 
-class DashboardIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DashboardParts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a dashboard is made of, however it is sent."""
+
     name: Name
     description: Text = ""
     layout: Layout = {}
     widgets: Widgets = []
-    visibility: Visibility = "tenant"
     tags: Tags = []
     note: Note = ""
+
+
+class DashboardIn(DashboardParts, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    visibility: Visibility = "tenant"
 
     def content(self) -> dict[str, Any]:
         """What a version of the dashboard keeps."""
         return {name: getattr(self, name) for name in CONTENT}
 
 
-class DashboardChange(DashboardIn, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DashboardChange(DashboardParts, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    visibility: Visibility | msgspec.UnsetType = msgspec.UNSET
     version: Annotated[VersionNumber, Meta(description="The version that was read.")]
+
+    def dashboard(self, visibility: Visibility) -> DashboardIn:
+        """What it is changed to; nobody else comes to see it because nothing was said of that."""
+        parts = {name: getattr(self, name) for name in DashboardParts.__struct_fields__}
+        said = visibility if self.visibility is msgspec.UNSET else self.visibility
+        return DashboardIn(**parts, visibility=said)
 
 
 class DashboardCopy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

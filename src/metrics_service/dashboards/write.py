@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import func
@@ -15,6 +15,7 @@ from metrics_service.dashboards.schemas import (
     DashboardCopy,
     DashboardIn,
     RestoreIn,
+    Visibility,
     dashboard_errors,
 )
 from metrics_service.dashboards.versions import DashboardVersionRepository, get_version
@@ -67,10 +68,11 @@ async def replace_dashboard(
 ) -> DashboardConfig:
     """Raises `ConflictError` when `change.version` is not the current one."""
     row = await get_dashboard(gallery, dashboard_id, lock=True)
-    await _refuse_forbidden(gallery, row, change.visibility)
-    await _refuse_invalid(gallery.tx, change, has_user=row.owner_id is not None)
+    changed = change.dashboard(cast("Visibility", row.visibility))
+    await _refuse_forbidden(gallery, row, changed.visibility)
+    await _refuse_invalid(gallery.tx, changed, has_user=row.owner_id is not None)
     _refuse_stale(row, change.version)
-    return await _change(gallery, principal, row, change)
+    return await _change(gallery, principal, row, changed)
 
 
 async def restore_dashboard(
@@ -83,7 +85,8 @@ async def restore_dashboard(
     row = await get_dashboard(gallery, dashboard_id, lock=True)
     old = await get_version(gallery.tx, dashboard_id, version, newest=row.version)
     await _refuse_forbidden(gallery, row, old.visibility)
-    restored = DashboardIn(**{name: getattr(old, name) for name in CONTENT}, note=asked.note)
+    note = asked.note or f"version {version} restored"
+    restored = DashboardIn(**{name: getattr(old, name) for name in CONTENT}, note=note)
     await _refuse_invalid(gallery.tx, restored, has_user=row.owner_id is not None)
     if asked.version is not None:
         _refuse_stale(row, asked.version)

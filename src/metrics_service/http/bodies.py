@@ -13,6 +13,7 @@ from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
 from metrics_service.errors import FieldError, InvalidBodyError, MalformedRequestError
+from metrics_service.http.choices import choices
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def parse_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except msgspec.ValidationError as error:
         # It stops at the first wrong value; what comes after may not be JSON at all.
         _refuse_malformed(body)
-        raise InvalidBodyError([field_error(error)]) from None
+        raise InvalidBodyError([field_error(error, kind=decoder.type)]) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError) as error:
         # msgspec overflows its stack on deep nesting, and int() refuses thousands of digits.
         reason = str(error) if isinstance(error, msgspec.DecodeError) else "it cannot be parsed"
@@ -52,18 +53,26 @@ def _refuse_malformed(body: bytes) -> None:
         raise MalformedRequestError(f"the body is not JSON: {error}") from None
 
 
-def field_error(error: msgspec.ValidationError, *, index: int | None = None) -> FieldError:
-    """Translate `Expected int - at $[3].wait_ms` into index, field and reason."""
+def field_error(
+    error: msgspec.ValidationError, *, index: int | None = None, kind: Any = None
+) -> FieldError:
+    """Translate `Expected int - at $[3].wait_ms` into index, field and reason.
+
+    Of `kind`, the type that was wanted, one learns what would have been right.
+    """
     text = str(error)
     found = _PATH.search(text)
     if found is None:
         return FieldError(_reason(text), field=_named_field(text), index=index)
     path = found["path"]
+    reason = _reason(text[: found.start()])
+    if reason.startswith("invalid enum value") and (allowed := choices(kind, path)):
+        reason = f"must be one of {', '.join(allowed)}"
     place = _INDEX.match(path)
     if place is not None and index is None:
         index, path = int(place["index"]), path[place.end() :]
     field = path.lstrip(".") or _named_field(text)
-    return FieldError(_reason(text[: found.start()]), field=field or None, index=index)
+    return FieldError(reason, field=field or None, index=index)
 
 
 def _reason(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
@@ -22,6 +22,7 @@ from litestar.openapi.spec import (
     Schema,
     SecurityScheme,
 )
+from litestar.routes import HTTPRoute
 
 from metrics_service.http import limits
 from metrics_service.http.auth import PROTECTED
@@ -91,6 +92,11 @@ def openapi_config() -> OpenAPIConfig:
     )
 
 
+def refers_to(schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """For the `opt` of a controller whose bodies refer to schemas that no type of it leads to."""
+    return {"schemas": schemas}
+
+
 def complete_openapi(app: Litestar) -> None:
     """Add what the framework does not see: problems of every operation, items of batches."""
     components = app.openapi_schema.components
@@ -98,6 +104,7 @@ def complete_openapi(app: Litestar) -> None:
         components.schemas = {
             **(components.schemas or {}),
             **_schemas(Problem, SessionRecord, ToolMetricRecord),
+            **_referred_to(app),
         }
     for path, item in (app.openapi_schema.paths or {}).items():
         for operation in (item.get, item.post, item.put, item.patch, item.delete):
@@ -120,6 +127,16 @@ def _add_errors(
     responses = operation.responses = operation.responses or {}
     for status in statuses:
         responses[str(status)] = OpenAPIResponse(description=TITLES[status], content=content)
+
+
+def _referred_to(app: Litestar) -> dict[str, Any]:
+    return {
+        name: _Verbatim(schema)
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        for name, schema in handler.opt.get("schemas", {}).items()
+    }
 
 
 def _schemas(*kinds: type[msgspec.Struct]) -> dict[str, Any]:
@@ -196,12 +213,15 @@ def _command(method: str, path: str, operation: dict[str, Any], origin: str) -> 
     if method != "GET":
         parts.append(f"-X {method}")
     parts.append(f'"{origin}{path}{"?" + query if query else ""}"')
-    if path.startswith(PROTECTED):
+    if path.startswith(PROTECTED) and {} not in operation.get("security", []):
         parts.append('-H "Authorization: Bearer $KEY"')
     example = _example(operation)
     if example is not None:
         parts.append("-H 'Content-Type: application/json'")
         parts.append(f"-d '{json.dumps(example)}'")
+    answered = operation.get("responses", {}).get("200", {}).get("content", {})
+    if "image/png" in answered:
+        parts.append("-o dashboard.png")
     return " \\\n  ".join(parts)
 
 

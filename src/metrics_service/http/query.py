@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -9,7 +10,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from litestar.connection import Request
-from litestar.openapi.spec import Operation, Parameter, Schema
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    Operation,
+    Parameter,
+    Reference,
+    Schema,
+)
 
 from metrics_service.errors import InvalidQueryError
 from metrics_service.http.bodies import field_error
@@ -31,7 +39,7 @@ def parse_query(request: Request[Any, Any, Any], kind: type[QueryT]) -> QueryT:
     try:
         query = msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidQueryError(_named(error)) from None
+        raise InvalidQueryError(_named(error, kind, values)) from None
     for name, value in values.items():
         _check(name, value, getattr(query, attributes[name]))
     return query
@@ -57,13 +65,24 @@ def attributes_of(kind: type[msgspec.Struct]) -> dict[str, str]:
     return {field.encode_name: field.name for field in msgspec.structs.fields(kind)}
 
 
-def _named(error: msgspec.ValidationError) -> str:
-    found = field_error(error)
-    return f"parameter {found.field}: {found.reason}"
+def _named(
+    error: msgspec.ValidationError, kind: type[msgspec.Struct], values: Mapping[str, str]
+) -> str:
+    found = field_error(error, kind=kind)
+    hint = ""
+    if "RFC3339" in found.reason and " " in values.get(found.field or "", ""):
+        # In a query a plus is a space, as forms write it.
+        hint = "; write + as %2B"
+    return f"parameter {found.field}: {found.reason}{hint}"
 
 
-def query_operation(kind: type[msgspec.Struct]) -> type[Operation]:
-    """An OpenAPI operation that lists the struct's fields as query parameters."""
+def query_operation(
+    kind: type[msgspec.Struct], answers: Mapping[str, Schema | Reference] | None = None
+) -> type[Operation]:
+    """An OpenAPI operation that lists the struct's fields as query parameters.
+
+    `answers` are the media types of which one is asked for, where there are several.
+    """
     _, components = msgspec.json.schema_components([kind])
     described = components[kind.__name__]
     required = set(described.get("required", ()))
@@ -86,6 +105,15 @@ def query_operation(kind: type[msgspec.Struct]) -> type[Operation]:
                     for name, schema in described["properties"].items()
                 ),
             ]
+            if answers is not None:
+                content = {
+                    media_type: OpenAPIMediaType(schema=schema)
+                    for media_type, schema in answers.items()
+                }
+                self.responses = {
+                    **(self.responses or {}),
+                    "200": OpenAPIResponse(description="What was asked for.", content=content),
+                }
 
     return QueryOperation
 

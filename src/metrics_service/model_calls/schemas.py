@@ -92,6 +92,8 @@ class ModelSummaryQuery(SummaryQuery, frozen=True, forbid_unknown_fields=True, k
 class ModelSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=True):
     """Model calls of one group; tokens and money are sums over what was reported."""
 
+    provider: str | None | msgspec.UnsetType = msgspec.UNSET
+    request_model: str | None | msgspec.UnsetType = msgspec.UNSET
     count: int
     error_count: int
     input_tokens: int
@@ -100,8 +102,6 @@ class ModelSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=True)
     cache_write_tokens: int
     reasoning_tokens: int
     cost_usd_micros: int
-    request_model: str | None | msgspec.UnsetType = msgspec.UNSET
-    provider: str | None | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelSummary(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ class SessionSummaryQuery(SummaryQuery, frozen=True, forbid_unknown_fields=True,
 class SessionSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=True):
     """Sessions of one group."""
 
+    session_type: str | None | msgspec.UnsetType = msgspec.UNSET
     count: int
     tool_call_count: int
     tool_error_count: int
@@ -40,7 +41,6 @@ class SessionSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=Tru
     active_seconds_user: float
     active_seconds_agent: float
     avg_score: float | None
-    session_type: str | None | msgspec.UnsetType = msgspec.UNSET
 
 
 SUMMARISED = tuple(

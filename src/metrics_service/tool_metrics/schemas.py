@@ -96,6 +96,8 @@ class ToolSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=True):
     A percentile is within 2 % of that call's duration.
     """
 
+    tool_name: str | msgspec.UnsetType = msgspec.UNSET
+    tool_category: str | None | msgspec.UnsetType = msgspec.UNSET
     count: int
     error_count: int
     error_rate: float
@@ -103,8 +105,6 @@ class ToolSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=True):
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
-    tool_name: str | msgspec.UnsetType = msgspec.UNSET
-    tool_category: str | None | msgspec.UnsetType = msgspec.UNSET
 
 
 class ToolSummary(msgspec.Struct, frozen=True):
