@@ -12,12 +12,13 @@ import msgspec
 
 from metrics_service.dashboards.asked import Asked, DataRequest
 from metrics_service.dashboards.periods import previous
-from metrics_service.dashboards.widgets import TIME_COLUMNS, Widget, WidgetQuery, read_widget
+from metrics_service.dashboards.widgets import Widget, WidgetQuery, read_widget
 from metrics_service.db.tenancy import ContextConnection, TenantContext
 from metrics_service.errors import InvalidBodyError, InvalidQueryError, StatementTimeoutError
 from metrics_service.fields import now
 from metrics_service.rollups.measures import MEASURES
 from metrics_service.rollups.queries import MAX_ROWS
+from metrics_service.rollups.ranges import TIMES
 from metrics_service.rollups.series import Series, SeriesQuery, read_series
 
 Row = dict[str, Any]
@@ -193,9 +194,7 @@ async def _read(
 
 
 def _columns(query: WidgetQuery) -> list[Column]:
-    groups = [
-        Column(name, "time" if name in TIME_COLUMNS else "text", None) for name in query.group_by
-    ]
+    groups = [Column(name, "time" if name in TIMES else "text", None) for name in query.group_by]
     units = MEASURES[query.source]
     return [*groups, *(Column(name, "number", units[name].unit) for name in query.measures)]
 

@@ -10,12 +10,12 @@ import msgspec
 
 from metrics_service.dashboards.asked import Asked, DataRequest
 from metrics_service.dashboards.data import Person, names_of
-from metrics_service.dashboards.widgets import TIME_COLUMNS, Widget
+from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import FieldError, InvalidBodyError, InvalidQueryError
 from metrics_service.rollups.behind import Behind, find_behind
 from metrics_service.rollups.plan import Plan
-from metrics_service.rollups.ranges import ceiling
+from metrics_service.rollups.ranges import TIMES, ceiling
 from metrics_service.rollups.series import SeriesQuery
 
 
@@ -75,7 +75,7 @@ def _narrowed(query: SeriesQuery, request: OriginRequest) -> SeriesQuery:
         field = f"row.{name[:64]}"
         if name not in query.group_by:
             raise _refused(field, f"must be one of {', '.join(query.group_by) or 'none'}")
-        if name in TIME_COLUMNS:
+        if name in TIMES:
             start, end = _time(query, name, value)
             continue
         wanted = _id(field, value) if name == "user_id" and value is not None else value

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -20,10 +20,9 @@ from metrics_service.dashboards.layout import layout_errors
 from metrics_service.errors import FieldError, InvalidBodyError
 from metrics_service.fields import Instant, ShortText, Text
 from metrics_service.rollups.measures import MEASURES
-from metrics_service.rollups.ranges import EARLIEST, LATEST, LONGEST, Time
+from metrics_service.rollups.ranges import EARLIEST, LATEST, LONGEST, TIMES
 from metrics_service.rollups.sources import SOURCES
 
-TIME_COLUMNS: tuple[str, ...] = get_args(Time)
 LONGEST_LAST = timedelta(days=400)
 MAX_FILTER_VALUES = 100
 MAX_SHOWN = 64
@@ -78,7 +77,7 @@ class WidgetQuery(Struct, frozen=True):
 
     @property
     def time_column(self) -> str | None:
-        return next((name for name in self.group_by if name in TIME_COLUMNS), None)
+        return next((name for name in self.group_by if name in TIMES), None)
 
     def values(self, dimension: str) -> list[str]:
         """The values that a filter lets through."""
@@ -240,15 +239,15 @@ def _of_columns(query: WidgetQuery) -> Mistakes:
     dimensions = SOURCES[query.source].dimensions
     for field, given, allowed in (
         ("measures", query.measures, tuple(MEASURES[query.source])),
-        ("group_by", query.group_by, (*TIME_COLUMNS, *dimensions)),
+        ("group_by", query.group_by, (*TIMES, *dimensions)),
     ):
         for place, name in enumerate(given):
             if name not in allowed:
                 yield f"query.{field}[{place}]", _not_among(allowed)
             elif name in given[:place]:
                 yield f"query.{field}[{place}]", "is there already"
-    if sum(name in TIME_COLUMNS for name in query.group_by) > 1:
-        yield "query.group_by", f"may have one of {', '.join(TIME_COLUMNS)}"
+    if sum(name in TIMES for name in query.group_by) > 1:
+        yield "query.group_by", f"may have one of {', '.join(TIMES)}"
 
 
 def _of_filters(query: WidgetQuery) -> Mistakes:

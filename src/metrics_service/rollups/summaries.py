@@ -12,8 +12,7 @@ from msgspec import Meta
 from metrics_service.db.listing import After, Before
 from metrics_service.errors import InvalidQueryError
 from metrics_service.fields import ShortText
-from metrics_service.rollups.measures import TIMES
-from metrics_service.rollups.ranges import zone_of
+from metrics_service.rollups.ranges import TIMES, zone_of
 from metrics_service.rollups.series import Series, SeriesQuery
 from metrics_service.rollups.sources import SOURCES
 
