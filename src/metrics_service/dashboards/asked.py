@@ -15,8 +15,8 @@ from metrics_service.dashboards.periods import DEFAULT, Period, latest, period_o
 from metrics_service.dashboards.widgets import MAX_FILTER_VALUES, MAX_SHOWN, WidgetQuery
 from metrics_service.errors import FieldError, InvalidBodyError
 from metrics_service.fields import Instant, now
+from metrics_service.rollups.queries import SeriesQuery
 from metrics_service.rollups.ranges import NO_ZONE, find_zone, range_error
-from metrics_service.rollups.series import SeriesQuery
 from metrics_service.rollups.sources import SOURCES
 
 FilterValue = Annotated[str, Meta(min_length=1, max_length=255)] | None

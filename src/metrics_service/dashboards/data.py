@@ -17,9 +17,9 @@ from metrics_service.db.tenancy import ContextConnection, TenantContext
 from metrics_service.errors import InvalidBodyError, InvalidQueryError, StatementTimeoutError
 from metrics_service.fields import now
 from metrics_service.rollups.measures import MEASURES
-from metrics_service.rollups.queries import MAX_ROWS
+from metrics_service.rollups.queries import MAX_ROWS, SeriesQuery
 from metrics_service.rollups.ranges import TIMES
-from metrics_service.rollups.series import Series, SeriesQuery, read_series
+from metrics_service.rollups.series import Series, read_series
 
 Row = dict[str, Any]
 

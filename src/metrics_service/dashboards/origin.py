@@ -15,8 +15,8 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import FieldError, InvalidBodyError, InvalidQueryError
 from metrics_service.rollups.behind import Behind, find_behind
 from metrics_service.rollups.plan import Plan
+from metrics_service.rollups.queries import SeriesQuery
 from metrics_service.rollups.ranges import TIMES, ceiling
-from metrics_service.rollups.series import SeriesQuery
 
 
 class OriginRequest(DataRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):

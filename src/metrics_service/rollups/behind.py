@@ -19,8 +19,9 @@ from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.rollups.measures import MOST
 from metrics_service.rollups.plan import Plan
+from metrics_service.rollups.queries import SeriesQuery
 from metrics_service.rollups.reading import added, condition_of, placed, placed_raw, sessions_of
-from metrics_service.rollups.series import SeriesQuery, count_facts, read_series
+from metrics_service.rollups.series import count_facts, read_series
 from metrics_service.rollups.sources import UNIT, Grain, Source
 
 SHOWN = 50

@@ -12,8 +12,9 @@ from msgspec import Meta
 from metrics_service.db.listing import After, Before
 from metrics_service.errors import InvalidQueryError
 from metrics_service.fields import ShortText
+from metrics_service.rollups.queries import SeriesQuery
 from metrics_service.rollups.ranges import TIMES, zone_of
-from metrics_service.rollups.series import Series, SeriesQuery
+from metrics_service.rollups.series import Series
 from metrics_service.rollups.sources import SOURCES
 
 
