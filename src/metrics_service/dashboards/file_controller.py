@@ -22,8 +22,8 @@ from metrics_service.dashboards.files import (
     read_file,
     write_file,
 )
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import DashboardView
-from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import create_dashboard, default_visibility, get_dashboard
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
@@ -69,7 +69,7 @@ class DashboardFileController(Controller):
     ) -> Response[bytes]:
         """Get a dashboard as a file, which can be kept, and imported anywhere."""
         kind = parse_query(request, ExportQuery).format
-        row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+        row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
         return Response(
             write_file(DashboardFile.of(row), kind),
             media_type=MEDIA_TYPES[kind],
@@ -85,11 +85,11 @@ class DashboardFileController(Controller):
         data: Annotated[DashboardFile, Body(examples=[Example(value=FILE)])],
     ) -> Response[DashboardView]:
         """Make a dashboard of a file, in JSON, or as application/yaml in YAML: always a new one."""
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
         dashboard = data.dashboard(visibility=default_visibility(caller.principal))
 
         async def act() -> DashboardView:
-            return await gallery.view(await create_dashboard(gallery, caller.principal, dashboard))
+            return await gallery.view(await create_dashboard(gallery, dashboard))
 
         return await once(request, caller, tx, act)
 

@@ -22,7 +22,7 @@ from metrics_service.dashboards.data import DashboardData, answer, known_widgets
 from metrics_service.dashboards.pictures.images import Renderer, picture_of
 from metrics_service.dashboards.pictures.picture import ImageFormat, Picture
 from metrics_service.dashboards.pictures.theme import ThemeName
-from metrics_service.dashboards.viewer import gallery_of
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.models import DashboardConfig
 from metrics_service.db.tenancy import hot_door
@@ -79,7 +79,7 @@ class DashboardImageController(Controller):
         """Get a dashboard as PNG, SVG or PDF."""
         query = parse_query(request, ImageQuery)
         async with caller.snapshot() as tx:
-            row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+            row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
             with asked_of(query) as asked:
                 data = await answer(await hot_door(tx), known_widgets(row.widgets), asked)
         # No connection is held while it is drawn.

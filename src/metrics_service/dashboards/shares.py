@@ -70,9 +70,7 @@ async def get_shareable(
     return row
 
 
-async def share_dashboard(
-    gallery: Gallery, principal: Principal, dashboard_id: UUID, share: ShareIn
-) -> DashboardShare:
+async def share_dashboard(gallery: Gallery, dashboard_id: UUID, share: ShareIn) -> DashboardShare:
     """Share with a user, in place of how it was shared with them before, or by a new link."""
     row = await get_shareable(gallery, dashboard_id, lock=True)
     if errors := await _errors(gallery.tx, row, share):
@@ -90,7 +88,7 @@ async def share_dashboard(
             user_id=share.user_id,
             role=share.role,
             expires_at=expires_at,
-            created_by=principal.user_id,
+            created_by=gallery.principal.user_id,
         ),
         auto_refresh=True,
     )

@@ -11,10 +11,10 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import DashboardIn, DashboardView
 from metrics_service.dashboards.templates import TEMPLATES
 from metrics_service.dashboards.templates.template import Template
-from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import create_dashboard, default_visibility
 from metrics_service.db.listing import ListQuery
 from metrics_service.db.pages import Page, Position
@@ -105,7 +105,7 @@ class DashboardTemplateController(Controller):
     ) -> Response[DashboardView]:
         """Make a dashboard of a template."""
         template = _template(name)
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
         dashboard = DashboardIn(
             name=template.title,
             description=template.description,
@@ -116,7 +116,7 @@ class DashboardTemplateController(Controller):
         )
 
         async def act() -> DashboardView:
-            return await gallery.view(await create_dashboard(gallery, caller.principal, dashboard))
+            return await gallery.view(await create_dashboard(gallery, dashboard))
 
         return await once(request, caller, tx, act)
 
