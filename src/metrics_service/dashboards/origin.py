@@ -10,6 +10,7 @@ import msgspec
 
 from metrics_service.dashboards.asked import Asked, DataRequest
 from metrics_service.dashboards.data import Person, names_of
+from metrics_service.dashboards.layout import MAX_SHOWN
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import FieldError, InvalidBodyError, InvalidQueryError
@@ -72,7 +73,7 @@ def _narrowed(query: SeriesQuery, request: OriginRequest) -> SeriesQuery:
     filters = dict(query.filters)
     start, end = query.from_, query.to
     for name, value in request.row.items():
-        field = f"row.{name[:64]}"
+        field = f"row.{name[:MAX_SHOWN]}"
         if name not in query.group_by:
             raise _refused(field, f"must be one of {', '.join(query.group_by) or 'none'}")
         if name in TIMES:

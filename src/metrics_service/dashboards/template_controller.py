@@ -11,6 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics_service.dashboards.layout import MAX_SHOWN
 from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import DashboardIn, DashboardView
 from metrics_service.dashboards.templates import TEMPLATES
@@ -23,9 +24,6 @@ from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.idempotency import once
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
-
-# No name is longer, and what is not one is not told back at length.
-MAX_SHOWN = 64
 
 # Their place in the list is enough: no two have the same.
 _NO_ID = UUID(int=0)

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from metrics_service.dashboards.layout import layout_errors
+from metrics_service.dashboards.layout import MAX_SHOWN, layout_errors
 from metrics_service.errors import FieldError, InvalidBodyError
 from metrics_service.fields import Instant, ShortText, Text
 from metrics_service.rollups.measures import MEASURES
@@ -25,7 +25,6 @@ from metrics_service.rollups.sources import SOURCES
 
 LONGEST_LAST = timedelta(days=400)
 MAX_FILTER_VALUES = 100
-MAX_SHOWN = 64
 # Of a hundred widgets that are wrong in the same way a client need not read each.
 MAX_ERRORS = 100
 
@@ -263,11 +262,11 @@ def _of_filters(query: WidgetQuery) -> Mistakes:
             yield field, f"must have 1 to {MAX_FILTER_VALUES} values"
         elif not all(0 < len(value) <= 255 for value in values):
             yield field, "must have values of 1 to 255 characters"
-        elif name == "user_id" and not all(map(_is_id, values)):
+        elif name == "user_id" and not all(map(is_id, values)):
             yield field, "must be the ids of users"
 
 
-def _is_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
