@@ -182,17 +182,17 @@ def test_the_dashboards_of_the_demonstration_are_taken():
         (
             "query.range",
             {"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"},
-            "query.range.to",
+            "query.range.from",
         ),
         (
             "query.range",
             {"from": "2026-01-01T00:00:00Z", "to": "2026-01-01T01:00:00+01:00"},
-            "query.range.to",
+            "query.range.from",
         ),
         (
             "query.range",
             {"from": "2001-01-01T00:00:00Z", "to": "2099-01-01T00:00:00Z"},
-            "query.range",
+            "query.range.from",
         ),
         (
             "query.range",

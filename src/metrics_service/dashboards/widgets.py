@@ -20,7 +20,7 @@ from metrics_service.dashboards.layout import MAX_SHOWN, layout_errors
 from metrics_service.errors import FieldError, InvalidBodyError
 from metrics_service.fields import Instant, ShortText, Text
 from metrics_service.rollups.measures import MEASURES
-from metrics_service.rollups.ranges import EARLIEST, LATEST, LONGEST, TIMES
+from metrics_service.rollups.ranges import TIMES, range_error
 from metrics_service.rollups.sources import SOURCES
 
 LONGEST_LAST = timedelta(days=400)
@@ -283,14 +283,8 @@ def _of_range(asked: Range) -> Mistakes:
             yield "query.range.last", f"must not be longer than {LONGEST_LAST.days} days"
     elif asked.from_ is None or asked.to is None:
         yield "query.range", "must be last, or from and to"
-    elif asked.from_ < EARLIEST:
-        yield "query.range.from", f"must not be before {EARLIEST:%Y-%m-%d}"
-    elif asked.to > LATEST:
-        yield "query.range.to", f"must not be after {LATEST:%Y-%m-%d}"
-    elif asked.to <= asked.from_:
-        yield "query.range.to", "must be after from"
-    elif asked.to - asked.from_ > LONGEST:
-        yield "query.range", f"must not be longer than {LONGEST.days} days"
+    elif error := range_error(asked.from_, asked.to):
+        yield f"query.range.{error.field}", error.reason
 
 
 def _of_look(widget: Widget) -> Mistakes:
