@@ -431,7 +431,7 @@ INTERPOLATED: dict[str, set[str]] = {
     # Names from the allow-lists of sources and measures, and their constant expressions.
     "src/metrics_service/rollups/reading.py": {
         "', '.join(plan.query.group_by)", "', '.join(plan.sql_order)", "' AND '.join(conditions)",
-        "columns.get(name) or placed(source, piece, name)", "figures", "grouping", "groups",
+        "columns[name]", "figures", "grouping", "groups",
         "measure.sql", "name", "order", "parts", "relation", "sums", "updated_at", "value",
         "where.bind(limit + 1)",
     },
