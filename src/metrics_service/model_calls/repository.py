@@ -24,17 +24,6 @@ from metrics_service.rollups.summaries import SummaryMeta
 EXPRESSIONS = {"extra": "f.extra::text AS extra", "clock": CLOCK}
 COLUMNS = ", ".join(EXPRESSIONS.get(name, f"f.{name}") for name in ModelCallView.__struct_fields__)
 
-SUMMARISED = (
-    "count",
-    "error_count",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "cost_usd_micros",
-)
-
 
 async def fetch_model_calls(
     connection: ContextConnection,
@@ -77,6 +66,6 @@ async def summarise_model_calls(
     connection: ContextConnection, query: ModelSummaryQuery
 ) -> ModelSummary:
     """Raises `InvalidQueryError` for what is on no allow-list, and for more than can be read."""
-    series = await read_series(connection, query.series("model_calls", SUMMARISED))
+    series = await read_series(connection, query.series("model_calls", ModelSummaryRow))
     rows = [ModelSummaryRow(**row) for row in series.rows]
     return ModelSummary(rows, SummaryMeta.of(query, series))

@@ -41,8 +41,6 @@ TABLES = """
 
 METADATA = ToolMetricView.__struct_fields__.index("metadata")
 
-SUMMARISED = ("count", "error_count", "error_rate", "avg_ms", "p50_ms", "p95_ms", "p99_ms")
-
 
 async def fetch_tool_metrics(
     connection: ContextConnection,
@@ -86,7 +84,7 @@ async def summarise_tool_metrics(
     connection: ContextConnection, query: ToolSummaryQuery
 ) -> ToolSummary:
     """Raises `InvalidQueryError` for what is on no allow-list, and for more than can be read."""
-    series = await read_series(connection, query.series("tool_metrics", SUMMARISED))
+    series = await read_series(connection, query.series("tool_metrics", ToolSummaryRow))
     # Of no calls none failed.
     rows = [
         ToolSummaryRow(**{**row, "error_rate": row["error_rate"] or 0.0}) for row in series.rows
