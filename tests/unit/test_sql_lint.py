@@ -444,7 +444,7 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/rollups/series.py": {"first", "last", "source.table_of(grain, 'agent')"},
     "src/metrics_service/ingest/sessions.py": {
         "SESSIONS.needed('s')", "contributions(SESSIONS, 'changed')",
-        "contributions(SESSIONS, 'held')",
+        "contributions(SESSIONS, 'held')", "returned", "shown",
     },
     "src/metrics_service/ingest/write.py": {
         "MODEL_CALLS.needed('t')", "TOOL_METRICS.needed('t')",
