@@ -13,6 +13,7 @@ SourceName = Literal["tool_metrics", "model_calls", "sessions"]
 
 FIGURE_HEIGHT = 2
 CHART_HEIGHT = 4
+TABLE_ROWS = 50
 
 
 class Tile(msgspec.Struct, frozen=True):
@@ -113,10 +114,8 @@ def table(
     by: str,
     *,
     about: str = "",
-    order_by: str | None = None,
     width: int = 6,
     height: int = CHART_HEIGHT,
-    limit: int = 50,
     **filters: str,
 ) -> Tile:
     """A table of measures by columns, the largest first."""
@@ -125,8 +124,8 @@ def table(
         measures=measures.split(),
         group_by=by.split(),
         filters=dict(filters),
-        order_by=order_by or f"-{measures.split(maxsplit=1)[0]}",
-        limit=limit,
+        order_by=f"-{measures.split(maxsplit=1)[0]}",
+        limit=TABLE_ROWS,
     )
     widget = Widget(id=id_, kind="table", title=title, description=about, query=query)
     return Tile(widget, width, height)
