@@ -37,10 +37,6 @@ class TemplateSummary(msgspec.Struct, frozen=True):
     widget_count: int
 
 
-class TemplateQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Templates, the general ones first."""
-
-
 class TemplateDashboard(msgspec.Struct, frozen=True):
     """A dashboard that can be posted as it is."""
 
@@ -55,11 +51,11 @@ class DashboardTemplateController(Controller):
     path = "/api/v1/dashboard-templates"
     tags = ["dashboards"]
 
-    @get(opt=requires("read"), operation_class=query_operation(TemplateQuery))
+    @get(opt=requires("read"), operation_class=query_operation(ListQuery))
     async def list_templates(
         self, request: AnyRequest, caller: NamedDependency[Caller]
     ) -> Page[TemplateSummary]:
-        """List the templates."""
+        """List the templates, the general ones first."""
         places = list(enumerate(TEMPLATES.values()))
 
         async def fetch(
@@ -74,7 +70,7 @@ class DashboardTemplateController(Controller):
         return await answer_page(
             caller,
             self.path,
-            parse_query(request, TemplateQuery),
+            parse_query(request, ListQuery),
             fetch=fetch,
             count=count,
             position=lambda found: Position(found[0], _NO_ID),
@@ -84,14 +80,7 @@ class DashboardTemplateController(Controller):
     @get("/{name:str}", opt=requires("read"))
     async def get_template(self, name: FromPath[str]) -> TemplateDashboard:
         """Get a template as a dashboard that can be posted."""
-        template = _template(name)
-        return TemplateDashboard(
-            name=template.title,
-            description=template.description,
-            layout=template.layout(),
-            widgets=template.widgets(),
-            tags=template.tags,
-        )
+        return _dashboard(_template(name))
 
     @post("/{name:str}/copy", opt=requires("write"))
     async def copy_template(
@@ -102,15 +91,10 @@ class DashboardTemplateController(Controller):
         name: FromPath[str],
     ) -> Response[DashboardView]:
         """Make a dashboard of a template."""
-        template = _template(name)
         gallery = Gallery(tx, caller.principal)
         dashboard = DashboardIn(
-            name=template.title,
-            description=template.description,
-            layout=template.layout(),
-            widgets=template.widgets(),
+            **msgspec.structs.asdict(_dashboard(_template(name))),
             visibility=default_visibility(caller.principal),
-            tags=template.tags,
         )
 
         async def act() -> DashboardView:
@@ -126,6 +110,16 @@ def _summary(template: Template) -> TemplateSummary:
         description=template.description,
         tags=template.tags,
         widget_count=len(template.tiles),
+    )
+
+
+def _dashboard(template: Template) -> TemplateDashboard:
+    return TemplateDashboard(
+        name=template.title,
+        description=template.description,
+        layout=template.layout(),
+        widgets=template.widgets(),
+        tags=template.tags,
     )
 
 

@@ -17,7 +17,6 @@ from metrics_service.dashboards.schemas import (
     DashboardView,
     DiffQuery,
     RestoreIn,
-    VersionQuery,
 )
 from metrics_service.dashboards.versions import (
     VersionDiff,
@@ -28,6 +27,7 @@ from metrics_service.dashboards.versions import (
     version_views,
 )
 from metrics_service.dashboards.write import get_dashboard, restore_dashboard
+from metrics_service.db.listing import ListQuery
 from metrics_service.db.pages import Page, Position
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
@@ -44,7 +44,7 @@ class DashboardVersionController(Controller):
     path = ROUTE
     tags = ["dashboards"]
 
-    @get(opt=requires("read"), operation_class=query_operation(VersionQuery))
+    @get(opt=requires("read"), operation_class=query_operation(ListQuery))
     async def list_versions(
         self,
         request: AnyRequest,
@@ -53,7 +53,7 @@ class DashboardVersionController(Controller):
         dashboard_id: FromPath[UUID],
     ) -> Page[DashboardVersionView]:
         """List the versions of a dashboard, newest first."""
-        query = parse_query(request, VersionQuery)
+        query = parse_query(request, ListQuery)
         await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
 
         async def fetch(after: Position | None, limit: int, offset: int) -> Any:
