@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 from litestar import Controller, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
@@ -19,7 +20,6 @@ from metrics_service.dashboards.shares import (
     count_shares,
     fetch_shares,
     get_shareable,
-    issued,
     revoke_share,
     share_dashboard,
     share_views,
@@ -80,11 +80,11 @@ class ShareController(Controller):
         async def act() -> IssuedShare:
             row = await share_dashboard(gallery, dashboard_id, data)
             (view,) = await share_views(tx, [row])
-            if row.kind != KIND or row.expires_at is None:
-                return issued(view, token=None, url=None)
-            token = caller.database.links.sign(caller.tenant_id, row.id, row.expires_at)
-            origin = f"{request.url.scheme}://{request.url.netloc}"
-            return issued(view, token=token, url=f"{origin}{PREFIX}{token}")
+            token = url = None
+            if row.kind == KIND and row.expires_at is not None:
+                token = caller.database.links.sign(caller.tenant_id, row.id, row.expires_at)
+                url = f"{request.url.scheme}://{request.url.netloc}{PREFIX}{token}"
+            return IssuedShare(**msgspec.structs.asdict(view), token=token, url=url)
 
         return await once(request, caller, tx, act)
 

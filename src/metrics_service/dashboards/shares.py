@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -180,11 +180,6 @@ async def share_views(tx: AsyncSession, rows: Sequence[DashboardShare]) -> list[
         )
         for row in rows
     ]
-
-
-def issued(view: ShareView, *, token: str | None, url: str | None) -> IssuedShare:
-    fields: dict[str, Any] = {name: getattr(view, name) for name in view.__struct_fields__}
-    return IssuedShare(**fields, token=token, url=url)
 
 
 async def open_link(tx: AsyncSession, principal: Principal) -> DashboardConfig:
