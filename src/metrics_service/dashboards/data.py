@@ -100,7 +100,7 @@ async def answer(
     budget = Budget(connection)
     found = [await _answer(connection, widget, asked, budget) for widget in widgets]
     data = [one for one, _ in found]
-    updated = [moment for _, moments in found for moment in moments if moment is not None]
+    updated = [moment for _, moment in found if moment is not None]
     return DashboardData(
         data,
         await _names(connection, widgets, data),
@@ -141,7 +141,7 @@ class Budget:
 
 async def _answer(
     connection: ContextConnection, widget: Widget, asked: Asked, budget: Budget
-) -> tuple[WidgetData, list[datetime | None]]:
+) -> tuple[WidgetData, datetime | None]:
     """The answer, and when what was read for it changed last."""
     query = widget.query
     period = asked.period_of(query)
@@ -164,7 +164,7 @@ async def _answer(
             then, sums = await _read(connection, widget, asked.query(query, earlier), budget)
             before = PreviousData(earlier.start, earlier.end, then.rows, sums)
     except (InvalidQueryError, StatementTimeoutError) as error:
-        return msgspec.structs.replace(answered, error=str(error)), []
+        return msgspec.structs.replace(answered, error=str(error)), None
     return (
         msgspec.structs.replace(
             answered,
@@ -174,7 +174,7 @@ async def _answer(
             truncated=series.is_truncated,
             notes=[*answered.notes, *series.notes],
         ),
-        [series.updated_at],
+        series.updated_at,
     )
 
 
