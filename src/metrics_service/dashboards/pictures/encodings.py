@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from metrics_service.dashboards.pictures.figures import GAP, Scale, scale_for, unit_of, words
-from metrics_service.dashboards.pictures.frames import MAX_SERIES
+from metrics_service.dashboards.pictures.frames import LABEL_ROOM, MAX_SERIES
 from metrics_service.dashboards.pictures.lettering import labels
 from metrics_service.dashboards.pictures.picture import Answer, Look, Row, wall_of
 from metrics_service.dashboards.pictures.theme import LABEL_SIZE
@@ -16,7 +16,6 @@ from metrics_service.rollups.ranges import TIMES
 
 MAX_ROWS = 5000
 MAX_NAMES = 30
-LABEL_ROOM = 165.0
 
 # d3 fills figures up to the width that a format names: a billion characters, if it says so.
 _is_wide = re.compile(r"[0-9]{3}").search
