@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -19,6 +18,7 @@ from metrics_service.dashboards.files import (
     MEDIA_TYPES,
     DashboardFile,
     FileKind,
+    file_stem,
     read_file,
     write_file,
 )
@@ -70,10 +70,11 @@ class DashboardFileController(Controller):
         """Get a dashboard as a file, which can be kept, and imported anywhere."""
         kind = parse_query(request, ExportQuery).format
         row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
+        name = f"{file_stem(row.name)}.dashboard.{kind}"
         return Response(
             write_file(DashboardFile.of(row), kind),
             media_type=MEDIA_TYPES[kind],
-            headers={"content-disposition": f'attachment; filename="{file_name(row.name, kind)}"'},
+            headers={"content-disposition": f'attachment; filename="{name}"'},
         )
 
     @post("/import", opt=requires("write"), dto=FileBody, return_dto=None)
@@ -92,9 +93,3 @@ class DashboardFileController(Controller):
             return await gallery.view(await create_dashboard(gallery, dashboard))
 
         return await once(request, caller, tx, act)
-
-
-def file_name(name: str, kind: FileKind) -> str:
-    """A name that every system takes for a file."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:60].strip("-")
-    return f"{plain or 'dashboard'}.dashboard.{kind}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,6 +18,7 @@ from msgspec import Meta
 
 from metrics_service.dashboards.asked import DataRequest
 from metrics_service.dashboards.data import DashboardData, answer, known_widgets
+from metrics_service.dashboards.files import file_stem
 from metrics_service.dashboards.pictures.images import Renderer, picture_of
 from metrics_service.dashboards.pictures.picture import ImageFormat, Picture
 from metrics_service.dashboards.pictures.theme import ThemeName
@@ -127,7 +127,6 @@ def _tag(picture: Picture, data: DashboardData) -> str:
 
 
 def _disposition(name: str, kind: ImageFormat, moment: datetime) -> str:
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:60] or "dashboard"
     day = f"{moment:%Y-%m-%d}"
     full = quote(f"{name[:100]} {day}.{kind}", safe="")
-    return f"inline; filename=\"{plain}-{day}.{kind}\"; filename*=UTF-8''{full}"
+    return f"inline; filename=\"{file_stem(name)}-{day}.{kind}\"; filename*=UTF-8''{full}"
