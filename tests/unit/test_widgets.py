@@ -109,7 +109,7 @@ def test_every_measure_and_every_dimension_of_a_source_can_be_asked_for(source):
 
 def test_the_dashboards_of_the_demonstration_are_taken():
     for made in BY_PLAN["enterprise"]:
-        assert widget_errors([one.stored() for one in made.widgets], made.layout()) == []
+        assert widget_errors(made.template.widgets(), made.template.layout()) == []
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,6 @@ class Tile(msgspec.Struct, frozen=True):
     width: int
     height: int
 
-    def stored(self) -> dict[str, Any]:
-        """The widget as it is stored."""
-        stored: dict[str, Any] = msgspec.to_builtins(self.widget)
-        return stored
-
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):
     """A dashboard that the product brings along."""
@@ -40,7 +35,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
 
     def widgets(self) -> list[dict[str, Any]]:
         """The widgets as they are stored."""
-        return [tile.stored() for tile in self.tiles]
+        return [msgspec.to_builtins(tile.widget) for tile in self.tiles]
 
     def layout(self) -> dict[str, dict[str, int]]:
         """Places in rows, from the left."""
