@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.dashboards.asked import Asked, DataRequest
+from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.periods import previous
 from metrics_service.dashboards.widgets import Widget, WidgetQuery, read_widget
 from metrics_service.db.tenancy import ContextConnection, TenantContext

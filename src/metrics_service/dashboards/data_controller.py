@@ -10,8 +10,8 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
-from metrics_service.dashboards.asked import DataRequest
 from metrics_service.dashboards.data import DashboardData, answer, known_widgets
+from metrics_service.dashboards.data_request import DataRequest
 from metrics_service.dashboards.origin import Origin, OriginRequest, find_origin
 from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.write import get_dashboard

@@ -16,8 +16,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta
 
-from metrics_service.dashboards.asked import DataRequest
 from metrics_service.dashboards.data import DashboardData, answer, known_widgets
+from metrics_service.dashboards.data_request import DataRequest
 from metrics_service.dashboards.files import file_stem
 from metrics_service.dashboards.pictures.images import Renderer, picture_of
 from metrics_service.dashboards.pictures.picture import ImageFormat, Picture

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.dashboards.asked import Asked, DataRequest
 from metrics_service.dashboards.data import Person, names_of
+from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.layout import MAX_SHOWN
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
