@@ -31,7 +31,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.engine import runtime_engine
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.rollups.series import SeriesQuery, read_series
+from metrics_service.rollups.queries import SeriesQuery
+from metrics_service.rollups.series import read_series
 
 ROLLUPS, RAW, DUCKDB, PARQUET = "rollups", "raw rows", "DuckDB table", "DuckDB Parquet"
 PAGE, SUMMARY = "page of 50 rollup rows", "one summary by tool"

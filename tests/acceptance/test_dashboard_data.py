@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from acceptance.talk import BASE, at, check_problem, stored_batch, tool_metric
-from metrics_service.dashboards.asked import Asked, DataRequest
 from metrics_service.dashboards.data import answer, known_widgets
+from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.periods import Period, latest, previous
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.rollups.ranges import find_zone

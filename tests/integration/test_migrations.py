@@ -36,7 +36,7 @@ from metrics_service.db.roles import BACKUP, OWNER, TENANTS
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import MigrationError
 from metrics_service.model_calls.repository import (
-    fetch_model_calls,
+    MODEL_CALLS,
     model_call_view,
     summarise_model_calls,
 )
@@ -53,7 +53,7 @@ from metrics_service.tenants.resolve import TenantDirectory
 from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
 from metrics_service.tenants.upgrade import downgrade, upgrade_all
 from metrics_service.tool_metrics.repository import (
-    fetch_tool_metrics,
+    TOOL_METRICS,
     summarise_tool_metrics,
     tool_metric_view,
 )
@@ -640,8 +640,8 @@ async def test_what_was_stored_before_telemetry_is_read_after_it(place, runtime)
     async with tenant_connection(runtime, TenantContext(tenant.id, read_only=True)) as connection:
         page: dict[str, Any] = {"after": None, "limit": 10, "offset": 0}
         sessions = await fetch_sessions(connection, SessionQuery(), **page)
-        tools = await fetch_tool_metrics(connection, ToolMetricQuery(), session_id=None, **page)
-        models = await fetch_model_calls(connection, ModelCallQuery(), session_id=None, **page)
+        tools = await TOOL_METRICS.fetch(connection, ToolMetricQuery(), session_id=None, **page)
+        models = await MODEL_CALLS.fetch(connection, ModelCallQuery(), session_id=None, **page)
         year = {"from_": datetime(2026, 1, 1, tzinfo=UTC), "to": datetime(2027, 1, 1, tzinfo=UTC)}
         tool_sum = (await summarise_tool_metrics(connection, ToolSummaryQuery(**year))).data[0]
         model_sum = (await summarise_model_calls(connection, ModelSummaryQuery(**year))).data[0]

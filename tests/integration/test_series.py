@@ -17,7 +17,8 @@ from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import InvalidQueryError
 from metrics_service.rollups import series as reading
-from metrics_service.rollups.series import SeriesQuery, read_series
+from metrics_service.rollups.queries import SeriesQuery
+from metrics_service.rollups.series import read_series
 from metrics_service.rollups.sources import SOURCES
 from metrics_service.rollups.statements import STATEMENTS
 from metrics_service.tenants.initialise import target_of

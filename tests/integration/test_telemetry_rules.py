@@ -21,7 +21,7 @@ from inbox import (
 from vectors import Json, logs, metrics, spans, sum_metric
 
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.tool_metrics.repository import count_tool_metrics
+from metrics_service.tool_metrics.repository import TOOL_METRICS
 from metrics_service.tool_metrics.schemas import ToolMetricQuery
 
 GEMINI = "gemini-cli"
@@ -97,7 +97,7 @@ async def counted(inbox: Inbox, table: str) -> list[tuple[str, bool]]:
 async def listed(inbox: Inbox, session: str, agent: str) -> int:
     """How many tool calls people get to see of the session."""
     async with tenant_connection(inbox.engine, TenantContext(inbox.tenant_id)) as connection:
-        return await count_tool_metrics(
+        return await TOOL_METRICS.count(
             connection, ToolMetricQuery(), session_id=inbox.session_id(session, agent)
         )
 

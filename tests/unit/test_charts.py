@@ -18,8 +18,8 @@ import pytest
 import vl_convert
 from PIL import Image
 
-from metrics_service.dashboards.pictures import drawing, images, markup
 from metrics_service.dashboards.layout import Place
+from metrics_service.dashboards.pictures import drawing, images, markup
 from metrics_service.dashboards.pictures.charts import vega_lite
 from metrics_service.dashboards.pictures.compose import compose
 from metrics_service.dashboards.pictures.figures import change, figure

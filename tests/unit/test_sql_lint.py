@@ -414,6 +414,11 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/cli/demo.py": {"OWNER"},
     "src/metrics_service/cli/key.py": {"OWNER"},
     "src/metrics_service/db/embedded/cluster.py": {"DATABASE"},
+    # Of two tables, which are constants of their features.
+    "src/metrics_service/db/facts.py": {
+        "column", "order", "self.columns", "self.joins", "self.name", "where", "where.bind(limit)",
+        "where.bind(offset)",
+    },
     "src/metrics_service/db/listing.py": {"alias", "column", "direction"},
     "src/metrics_service/db/roles.py": {
         "BACKUP", "OWNER", "TENANTS", "as_migrator", "as_runtime", "database", "name", "value",
@@ -424,14 +429,10 @@ INTERPOLATED: dict[str, set[str]] = {
         "int(self.timeout_ms)", "mode", "self.tenant_id.hex", "user",
     },
     "src/metrics_service/http/idempotency.py": {"KEPT"},
-    # The fields of two structs, their types and defaults: put together once, when it is imported.
-    "src/metrics_service/model_calls/repository.py": {
-        "COLUMNS", "order", "where", "where.bind(limit)", "where.bind(offset)",
-    },
     # Names from the allow-lists of sources and measures, and their constant expressions.
     "src/metrics_service/rollups/reading.py": {
         "', '.join(plan.query.group_by)", "', '.join(plan.sql_order)", "' AND '.join(conditions)",
-        "columns.get(name) or placed(source, piece, name)", "figures", "grouping", "groups",
+        "columns[name]", "figures", "grouping", "groups",
         "measure.sql", "name", "order", "parts", "relation", "sums", "updated_at", "value",
         "where.bind(limit + 1)",
     },
@@ -444,7 +445,7 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/rollups/series.py": {"first", "last", "source.table_of(grain, 'agent')"},
     "src/metrics_service/ingest/sessions.py": {
         "SESSIONS.needed('s')", "contributions(SESSIONS, 'changed')",
-        "contributions(SESSIONS, 'held')",
+        "contributions(SESSIONS, 'held')", "returned", "shown",
     },
     "src/metrics_service/ingest/write.py": {
         "MODEL_CALLS.needed('t')", "TOOL_METRICS.needed('t')",
@@ -473,9 +474,7 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/tenants/registry.py": {"COLUMNS"},
     "src/metrics_service/tenants/reset.py": {"LOCK_TIMEOUT_MS", "OWNER", "schema"},
     "src/metrics_service/tenants/wall.py": {"BACKUP", "expression", "ids", "role", "table"},
-    "src/metrics_service/tool_metrics/repository.py": {
-        "CLOCK", "COLUMNS", "TABLES", "order", "where", "where.bind(limit)", "where.bind(offset)",
-    },
+    "src/metrics_service/tool_metrics/repository.py": {"CLOCK"},
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
     "alembic/tenant/0001_tenant.py": {"table"},
     "alembic/tenant/0002_telemetry.py": {

@@ -157,12 +157,12 @@ def import_(
 
     async def work(gallery: Gallery) -> Listed:
         if replaced is None:
-            row = await create_dashboard(gallery, OPERATOR, file.dashboard(visibility="tenant"))
+            row = await create_dashboard(gallery, file.dashboard(visibility="tenant"))
         else:
             old = await get_dashboard(gallery, replaced, lock=True)
             content = file.dashboard(visibility=cast("Visibility", old.visibility)).content()
             change = DashboardChange(**content, version=old.version, note="imported from a file")
-            row = await replace_dashboard(gallery, OPERATOR, replaced, change)
+            row = await replace_dashboard(gallery, replaced, change)
         return Listed.of(await gallery.view(row))
 
     try:
@@ -216,6 +216,6 @@ async def _in_tenant(
     engine = runtime_engine(opened.addresses.runtime, pool_max=1)
     try:
         async with tenant_session(engine, TenantContext(tenant_id)) as tx:
-            return await work(Gallery(tx, user_id=None, is_admin=True))
+            return await work(Gallery(tx, OPERATOR))
     finally:
         await engine.dispose()

@@ -12,6 +12,7 @@ from litestar.params import Body, FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from metrics_service.dashboards.described import widget_schemas
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import (
     DashboardChange,
     DashboardCopy,
@@ -19,7 +20,6 @@ from metrics_service.dashboards.schemas import (
     DashboardQuery,
     DashboardView,
 )
-from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import (
     copy_dashboard,
     create_dashboard,
@@ -77,7 +77,7 @@ class DashboardController(Controller):
     ) -> Page[DashboardView]:
         """List the dashboards one may see."""
         query = parse_query(request, DashboardQuery)
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
         column = query.sort.lstrip("-")
         page = await answer_page(
             caller,
@@ -101,10 +101,10 @@ class DashboardController(Controller):
         data: Annotated[DashboardIn, Body(examples=[Example(value=EXAMPLE)])],
     ) -> Response[DashboardView]:
         """Create a dashboard; what its widgets may be, `Widget` in openapi.json tells."""
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
 
         async def act() -> DashboardView:
-            return await gallery.view(await create_dashboard(gallery, caller.principal, data))
+            return await gallery.view(await create_dashboard(gallery, data))
 
         return await once(request, caller, tx, act)
 
@@ -116,7 +116,7 @@ class DashboardController(Controller):
         dashboard_id: FromPath[UUID],
     ) -> DashboardView:
         """Get one dashboard."""
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
         return await gallery.view(await get_dashboard(gallery, dashboard_id))
 
     @put(
@@ -136,8 +136,8 @@ class DashboardController(Controller):
 
         What is left out is empty from then on; who sees it stays as it is.
         """
-        gallery = gallery_of(tx, caller)
-        row = await replace_dashboard(gallery, caller.principal, dashboard_id, data)
+        gallery = Gallery(tx, caller.principal)
+        row = await replace_dashboard(gallery, dashboard_id, data)
         return await gallery.view(row)
 
     @delete("/{dashboard_id:uuid}", opt=requires("write"))
@@ -148,7 +148,7 @@ class DashboardController(Controller):
         dashboard_id: FromPath[UUID],
     ) -> None:
         """Delete a dashboard with its versions and shares."""
-        await delete_dashboard(gallery_of(tx, caller), dashboard_id)
+        await delete_dashboard(Gallery(tx, caller.principal), dashboard_id)
 
     @post(
         "/{dashboard_id:uuid}/copy",
@@ -165,11 +165,9 @@ class DashboardController(Controller):
         data: Annotated[DashboardCopy, Body(examples=[Example(value=COPY)])] = AS_IT_IS,
     ) -> Response[DashboardView]:
         """Copy a dashboard that one sees; the copy is one's own, private unless said otherwise."""
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
 
         async def act() -> DashboardView:
-            return await gallery.view(
-                await copy_dashboard(gallery, caller.principal, dashboard_id, data)
-            )
+            return await gallery.view(await copy_dashboard(gallery, dashboard_id, data))
 
         return await once(request, caller, tx, act)

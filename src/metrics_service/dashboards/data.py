@@ -10,15 +10,16 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.dashboards.asked import Asked, DataRequest
+from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.periods import previous
-from metrics_service.dashboards.widgets import TIME_COLUMNS, Widget, WidgetQuery, read_widget
+from metrics_service.dashboards.widgets import Widget, WidgetQuery, read_widget
 from metrics_service.db.tenancy import ContextConnection, TenantContext
 from metrics_service.errors import InvalidBodyError, InvalidQueryError, StatementTimeoutError
 from metrics_service.fields import now
 from metrics_service.rollups.measures import MEASURES
-from metrics_service.rollups.queries import MAX_ROWS
-from metrics_service.rollups.series import Series, SeriesQuery, read_series
+from metrics_service.rollups.queries import MAX_ROWS, SeriesQuery
+from metrics_service.rollups.ranges import TIMES
+from metrics_service.rollups.series import Series, read_series
 
 Row = dict[str, Any]
 
@@ -99,7 +100,7 @@ async def answer(
     budget = Budget(connection)
     found = [await _answer(connection, widget, asked, budget) for widget in widgets]
     data = [one for one, _ in found]
-    updated = [moment for _, moments in found for moment in moments if moment is not None]
+    updated = [moment for _, moment in found if moment is not None]
     return DashboardData(
         data,
         await _names(connection, widgets, data),
@@ -140,7 +141,7 @@ class Budget:
 
 async def _answer(
     connection: ContextConnection, widget: Widget, asked: Asked, budget: Budget
-) -> tuple[WidgetData, list[datetime | None]]:
+) -> tuple[WidgetData, datetime | None]:
     """The answer, and when what was read for it changed last."""
     query = widget.query
     period = asked.period_of(query)
@@ -165,7 +166,7 @@ async def _answer(
             )
             before = PreviousData(earlier.start, earlier.end, then.rows, sums)
     except (InvalidQueryError, StatementTimeoutError) as error:
-        return msgspec.structs.replace(answered, error=str(error)), []
+        return msgspec.structs.replace(answered, error=str(error)), None
     return (
         msgspec.structs.replace(
             answered,
@@ -175,7 +176,7 @@ async def _answer(
             truncated=series.is_truncated,
             notes=[*answered.notes, *series.notes],
         ),
-        [series.updated_at],
+        series.updated_at,
     )
 
 
@@ -209,7 +210,7 @@ async def _read_groups_of(
     rows: Sequence[Row], connection: ContextConnection, question: SeriesQuery
 ) -> Series:
     """What is answered to the question, without its limit, about the groups of these rows alone."""
-    names = [name for name in question.group_by if name not in TIME_COLUMNS]
+    names = [name for name in question.group_by if name not in TIMES]
     shown = {tuple(row[name] for name in names) for row in rows}
     # Each filter is of one column; of several together there may be more than are shown.
     filters = {
@@ -225,9 +226,7 @@ async def _read_groups_of(
 
 
 def _columns(query: WidgetQuery) -> list[Column]:
-    groups = [
-        Column(name, "time" if name in TIME_COLUMNS else "text", None) for name in query.group_by
-    ]
+    groups = [Column(name, "time" if name in TIMES else "text", None) for name in query.group_by]
     units = MEASURES[query.source]
     return [*groups, *(Column(name, "number", units[name].unit) for name in query.measures)]
 

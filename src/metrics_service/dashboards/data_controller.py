@@ -10,10 +10,10 @@ from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
-from metrics_service.dashboards.asked import DataRequest
 from metrics_service.dashboards.data import DashboardData, answer, known_widgets
+from metrics_service.dashboards.data_request import DataRequest
 from metrics_service.dashboards.origin import Origin, OriginRequest, find_origin
-from metrics_service.dashboards.viewer import gallery_of
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.tenancy import hot_door
 from metrics_service.http.bodies import JsonBody
@@ -52,7 +52,7 @@ class DashboardDataController(Controller):
     ) -> DashboardData:
         """Answer all widgets of a dashboard, of one moment."""
         async with caller.snapshot() as tx:
-            row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+            row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
             return await answer(await hot_door(tx), known_widgets(row.widgets), data)
 
     @post(
@@ -70,5 +70,5 @@ class DashboardDataController(Controller):
     ) -> Origin:
         """Find what one figure is made of: rollup rows, sessions and calls, by their signals."""
         async with caller.snapshot() as tx:
-            row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+            row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
             return await find_origin(await hot_door(tx), known_widgets(row.widgets), data)

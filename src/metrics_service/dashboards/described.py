@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from metrics_service.dashboards.widgets import LONGEST_LAST, TIME_COLUMNS, Widget
+from metrics_service.dashboards.widgets import LONGEST_LAST, Widget
 from metrics_service.rollups.measures import MEASURES
+from metrics_service.rollups.ranges import TIMES
 from metrics_service.rollups.sources import SOURCES
 
 EXAMPLE_ENCODING = {
@@ -32,7 +33,7 @@ FIELDS: dict[str, dict[str, dict[str, Any]]] = {
             + "."
         },
         "group_by": {
-            "description": f"One of {', '.join(TIME_COLUMNS)}, in the viewer's zone; and dimensions "
+            "description": f"One of {', '.join(TIMES)}, in the viewer's zone; and dimensions "
             f"{DIMENSIONS}. A number has none, or a time alone."
         },
         "filters": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -27,11 +26,12 @@ from metrics_service.dashboards.files import (
     MEDIA_TYPES,
     DashboardFile,
     FileKind,
+    file_stem,
     read_file,
     write_file,
 )
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import DashboardView
-from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import create_dashboard, default_visibility, get_dashboard
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
@@ -90,11 +90,12 @@ class DashboardFileController(Controller):
     ) -> Response[bytes]:
         """Get a dashboard as a file, which can be kept, and imported anywhere."""
         kind = parse_query(request, ExportQuery).format
-        row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+        row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
+        name = f"{file_stem(row.name)}.dashboard.{kind}"
         return Response(
             write_file(DashboardFile.of(row), kind),
             media_type=MEDIA_TYPES[kind],
-            headers={"content-disposition": f'attachment; filename="{file_name(row.name, kind)}"'},
+            headers={"content-disposition": f'attachment; filename="{name}"'},
         )
 
     @post(
@@ -112,16 +113,10 @@ class DashboardFileController(Controller):
         data: Annotated[DashboardFile, Body(examples=[Example(value=FILE)])],
     ) -> Response[DashboardView]:
         """Make a dashboard of a file, in JSON, or as application/yaml in YAML: always a new one."""
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
         dashboard = data.dashboard(visibility=default_visibility(caller.principal))
 
         async def act() -> DashboardView:
-            return await gallery.view(await create_dashboard(gallery, caller.principal, dashboard))
+            return await gallery.view(await create_dashboard(gallery, dashboard))
 
         return await once(request, caller, tx, act)
-
-
-def file_name(name: str, kind: FileKind) -> str:
-    """A name that every system takes for a file."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:60].strip("-")
-    return f"{plain or 'dashboard'}.dashboard.{kind}"

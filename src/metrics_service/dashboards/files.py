@@ -85,6 +85,12 @@ class DashboardFile(
         )
 
 
+def file_stem(name: str) -> str:
+    """A dashboard's name as every system takes it for the name of a file."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:60].strip("-")
+    return plain or "dashboard"
+
+
 def write_file(file: DashboardFile, kind: FileKind) -> bytes:
     if kind == "json":
         return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"

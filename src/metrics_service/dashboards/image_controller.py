@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,12 +17,13 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Reference, Schema
 from litestar.params import FromPath
 from msgspec import Meta
 
-from metrics_service.dashboards.asked import DataRequest
 from metrics_service.dashboards.data import DashboardData, answer, known_widgets
+from metrics_service.dashboards.data_request import DataRequest
+from metrics_service.dashboards.files import file_stem
 from metrics_service.dashboards.pictures.images import Renderer, picture_of
 from metrics_service.dashboards.pictures.picture import ImageFormat, Picture
 from metrics_service.dashboards.pictures.theme import ThemeName
-from metrics_service.dashboards.viewer import gallery_of
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.models import DashboardConfig
 from metrics_service.db.tenancy import hot_door
@@ -85,7 +85,7 @@ class DashboardImageController(Controller):
         """Get a dashboard as PNG, SVG or PDF."""
         query = parse_query(request, ImageQuery)
         async with caller.snapshot() as tx:
-            row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+            row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
             with asked_of(query) as asked:
                 data = await answer(await hot_door(tx), known_widgets(row.widgets), asked)
         # No connection is held while it is drawn.
@@ -133,7 +133,6 @@ def _tag(picture: Picture, data: DashboardData) -> str:
 
 
 def _disposition(name: str, kind: ImageFormat, moment: datetime) -> str:
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:60] or "dashboard"
     day = f"{moment:%Y-%m-%d}"
     full = quote(f"{name[:100]} {day}.{kind}", safe="")
-    return f"inline; filename=\"{plain}-{day}.{kind}\"; filename*=UTF-8''{full}"
+    return f"inline; filename=\"{file_stem(name)}-{day}.{kind}\"; filename*=UTF-8''{full}"

@@ -13,6 +13,7 @@ from metrics_service.errors import FieldError
 GRID_COLUMNS = 12
 MAX_PLACES = 100
 MAX_SHOWN = 64
+"""How much is told back of a name that is none."""
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

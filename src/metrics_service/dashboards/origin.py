@@ -8,15 +8,16 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.dashboards.asked import Asked, DataRequest
 from metrics_service.dashboards.data import Person, names_of
-from metrics_service.dashboards.widgets import TIME_COLUMNS, Widget
+from metrics_service.dashboards.data_request import Asked, DataRequest
+from metrics_service.dashboards.layout import MAX_SHOWN
+from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import FieldError, InvalidBodyError, InvalidQueryError
 from metrics_service.rollups.behind import Behind, find_behind
 from metrics_service.rollups.plan import Plan
-from metrics_service.rollups.ranges import ceiling
-from metrics_service.rollups.series import SeriesQuery
+from metrics_service.rollups.queries import SeriesQuery
+from metrics_service.rollups.ranges import TIMES, ceiling
 
 NOT_SHOWN = "must be a time of the answer; send the tz, from and to that /data was asked with"
 
@@ -74,10 +75,10 @@ def _narrowed(query: SeriesQuery, request: OriginRequest) -> SeriesQuery:
     filters = dict(query.filters)
     start, end = query.from_, query.to
     for name, value in request.row.items():
-        field = f"row.{name[:64]}"
+        field = f"row.{name[:MAX_SHOWN]}"
         if name not in query.group_by:
             raise _refused(field, f"must be one of {', '.join(query.group_by) or 'none'}")
-        if name in TIME_COLUMNS:
+        if name in TIMES:
             start, end = _time(query, name, value)
             continue
         wanted = _id(field, value) if name == "user_id" and value is not None else value

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from metrics_service.dashboards.schemas import DashboardOwner, DashboardQuery, DashboardView
 from metrics_service.db.models import DashboardConfig, DashboardShare, User
 from metrics_service.db.pages import Position
+from metrics_service.tenants.authenticate import Principal
 
 
 class DashboardRepository(SQLAlchemyAsyncRepository[DashboardConfig]):
@@ -36,10 +37,11 @@ class Gallery:
     Admins see all.
     """
 
-    def __init__(self, tx: AsyncSession, *, user_id: UUID | None, is_admin: bool) -> None:
+    def __init__(self, tx: AsyncSession, principal: Principal) -> None:
         self.tx = tx
-        self._user_id = user_id
-        self._is_admin = is_admin
+        self.principal = principal
+        self._user_id = principal.user_id
+        self._is_admin = principal.allows("admin")
 
     def _by_right(self) -> ColumnElement[bool]:
         if self._is_admin:

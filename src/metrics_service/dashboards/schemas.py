@@ -131,10 +131,6 @@ class DashboardQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only
     sort: DashboardSort = "-updated_at"
 
 
-class VersionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Versions, newest first."""
-
-
 class DiffQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     to: (
         Annotated[VersionNumber, Meta(description="The version to compare with; the newest.")]

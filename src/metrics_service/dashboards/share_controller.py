@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 from litestar import Controller, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.shares import (
     IssuedShare,
     ShareIn,
@@ -18,12 +20,10 @@ from metrics_service.dashboards.shares import (
     count_shares,
     fetch_shares,
     get_shareable,
-    issued,
     revoke_share,
     share_dashboard,
     share_views,
 )
-from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.db.listing import ListQuery
 from metrics_service.db.pages import Page, Position
 from metrics_service.http.bodies import JsonBody
@@ -51,7 +51,7 @@ class ShareController(Controller):
     ) -> Page[ShareView]:
         """List how a dashboard is shared, newest first; for its owner and admins."""
         query = parse_query(request, ListQuery)
-        await get_shareable(gallery_of(tx, caller), dashboard_id)
+        await get_shareable(Gallery(tx, caller.principal), dashboard_id)
         page = await answer_page(
             caller,
             f"/api/v1/dashboards/{dashboard_id}/shares",
@@ -75,16 +75,16 @@ class ShareController(Controller):
         data: Annotated[ShareIn, Body(examples=[Example(value=EXAMPLE)])],
     ) -> Response[IssuedShare]:
         """Share a dashboard with a user, or by a link, whose token is shown this once."""
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
 
         async def act() -> IssuedShare:
-            row = await share_dashboard(gallery, caller.principal, dashboard_id, data)
+            row = await share_dashboard(gallery, dashboard_id, data)
             (view,) = await share_views(tx, [row])
-            if row.kind != KIND or row.expires_at is None:
-                return issued(view, token=None, url=None)
-            token = caller.database.links.sign(caller.tenant_id, row.id, row.expires_at)
-            origin = f"{request.url.scheme}://{request.url.netloc}"
-            return issued(view, token=token, url=f"{origin}{PREFIX}{token}")
+            token = url = None
+            if row.kind == KIND and row.expires_at is not None:
+                token = caller.database.links.sign(caller.tenant_id, row.id, row.expires_at)
+                url = f"{request.url.scheme}://{request.url.netloc}{PREFIX}{token}"
+            return IssuedShare(**msgspec.structs.asdict(view), token=token, url=url)
 
         return await once(request, caller, tx, act)
 
@@ -97,4 +97,4 @@ class ShareController(Controller):
         share_id: FromPath[UUID],
     ) -> None:
         """Take a share back: it opens nothing any more, at once."""
-        await revoke_share(gallery_of(tx, caller), dashboard_id, share_id)
+        await revoke_share(Gallery(tx, caller.principal), dashboard_id, share_id)

@@ -13,8 +13,8 @@ from litestar.openapi.spec import Example
 from litestar.params import Body
 from msgspec import Meta
 
-from metrics_service.dashboards.asked import DataRequest
 from metrics_service.dashboards.data import DashboardData, PreviousData, answer, known_widgets
+from metrics_service.dashboards.data_request import DataRequest
 from metrics_service.dashboards.image_controller import (
     MEDIA_TYPES,
     ImageQuery,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
@@ -70,9 +70,7 @@ async def get_shareable(
     return row
 
 
-async def share_dashboard(
-    gallery: Gallery, principal: Principal, dashboard_id: UUID, share: ShareIn
-) -> DashboardShare:
+async def share_dashboard(gallery: Gallery, dashboard_id: UUID, share: ShareIn) -> DashboardShare:
     """Share with a user, in place of how it was shared with them before, or by a new link."""
     row = await get_shareable(gallery, dashboard_id, lock=True)
     if errors := await _errors(gallery.tx, row, share):
@@ -90,7 +88,7 @@ async def share_dashboard(
             user_id=share.user_id,
             role=share.role,
             expires_at=expires_at,
-            created_by=principal.user_id,
+            created_by=gallery.principal.user_id,
         ),
         auto_refresh=True,
     )
@@ -182,11 +180,6 @@ async def share_views(tx: AsyncSession, rows: Sequence[DashboardShare]) -> list[
         )
         for row in rows
     ]
-
-
-def issued(view: ShareView, *, token: str | None, url: str | None) -> IssuedShare:
-    fields: dict[str, Any] = {name: getattr(view, name) for name in view.__struct_fields__}
-    return IssuedShare(**fields, token=token, url=url)
 
 
 async def open_link(tx: AsyncSession, principal: Principal) -> DashboardConfig:

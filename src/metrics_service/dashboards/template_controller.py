@@ -11,10 +11,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics_service.dashboards.layout import MAX_SHOWN
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import DashboardIn, DashboardView
 from metrics_service.dashboards.templates import TEMPLATES
 from metrics_service.dashboards.templates.template import Template
-from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import create_dashboard, default_visibility
 from metrics_service.db.listing import ListQuery
 from metrics_service.db.pages import Page, Position
@@ -23,9 +24,6 @@ from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.idempotency import once
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
-
-# No name is longer, and what is not one is not told back at length.
-MAX_SHOWN = 64
 
 # Their place in the list is enough: no two have the same.
 _NO_ID = UUID(int=0)
@@ -37,10 +35,6 @@ class TemplateSummary(msgspec.Struct, frozen=True):
     description: str
     tags: list[str]
     widget_count: int
-
-
-class TemplateQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Templates, the general ones first."""
 
 
 class TemplateDashboard(msgspec.Struct, frozen=True):
@@ -57,11 +51,11 @@ class DashboardTemplateController(Controller):
     path = "/api/v1/dashboard-templates"
     tags = ["dashboards"]
 
-    @get(opt=requires("read"), operation_class=query_operation(TemplateQuery))
+    @get(opt=requires("read"), operation_class=query_operation(ListQuery))
     async def list_templates(
         self, request: AnyRequest, caller: NamedDependency[Caller]
     ) -> Page[TemplateSummary]:
-        """List the templates."""
+        """List the templates, the general ones first."""
         places = list(enumerate(TEMPLATES.values()))
 
         async def fetch(
@@ -76,7 +70,7 @@ class DashboardTemplateController(Controller):
         return await answer_page(
             caller,
             self.path,
-            parse_query(request, TemplateQuery),
+            parse_query(request, ListQuery),
             fetch=fetch,
             count=count,
             position=lambda found: Position(found[0], _NO_ID),
@@ -86,14 +80,7 @@ class DashboardTemplateController(Controller):
     @get("/{name:str}", opt=requires("read"))
     async def get_template(self, name: FromPath[str]) -> TemplateDashboard:
         """Get a template as a dashboard that can be posted."""
-        template = _template(name)
-        return TemplateDashboard(
-            name=template.title,
-            description=template.description,
-            layout=template.layout(),
-            widgets=template.widgets(),
-            tags=template.tags,
-        )
+        return _dashboard(_template(name))
 
     @post("/{name:str}/copy", opt=requires("write"))
     async def copy_template(
@@ -104,19 +91,14 @@ class DashboardTemplateController(Controller):
         name: FromPath[str],
     ) -> Response[DashboardView]:
         """Make a dashboard of a template."""
-        template = _template(name)
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
         dashboard = DashboardIn(
-            name=template.title,
-            description=template.description,
-            layout=template.layout(),
-            widgets=template.widgets(),
+            **msgspec.structs.asdict(_dashboard(_template(name))),
             visibility=default_visibility(caller.principal),
-            tags=template.tags,
         )
 
         async def act() -> DashboardView:
-            return await gallery.view(await create_dashboard(gallery, caller.principal, dashboard))
+            return await gallery.view(await create_dashboard(gallery, dashboard))
 
         return await once(request, caller, tx, act)
 
@@ -128,6 +110,16 @@ def _summary(template: Template) -> TemplateSummary:
         description=template.description,
         tags=template.tags,
         widget_count=len(template.tiles),
+    )
+
+
+def _dashboard(template: Template) -> TemplateDashboard:
+    return TemplateDashboard(
+        name=template.title,
+        description=template.description,
+        layout=template.layout(),
+        widgets=template.widgets(),
+        tags=template.tags,
     )
 
 

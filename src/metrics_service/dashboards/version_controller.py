@@ -11,12 +11,12 @@ from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import (
     DashboardVersionView,
     DashboardView,
     DiffQuery,
     RestoreIn,
-    VersionQuery,
 )
 from metrics_service.dashboards.versions import (
     VersionDiff,
@@ -26,8 +26,8 @@ from metrics_service.dashboards.versions import (
     get_version,
     version_views,
 )
-from metrics_service.dashboards.viewer import gallery_of
 from metrics_service.dashboards.write import get_dashboard, restore_dashboard
+from metrics_service.db.listing import ListQuery
 from metrics_service.db.pages import Page, Position
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
@@ -44,7 +44,7 @@ class DashboardVersionController(Controller):
     path = ROUTE
     tags = ["dashboards"]
 
-    @get(opt=requires("read"), operation_class=query_operation(VersionQuery))
+    @get(opt=requires("read"), operation_class=query_operation(ListQuery))
     async def list_versions(
         self,
         request: AnyRequest,
@@ -53,8 +53,8 @@ class DashboardVersionController(Controller):
         dashboard_id: FromPath[UUID],
     ) -> Page[DashboardVersionView]:
         """List the versions of a dashboard, newest first."""
-        query = parse_query(request, VersionQuery)
-        await get_dashboard(gallery_of(tx, caller), dashboard_id)
+        query = parse_query(request, ListQuery)
+        await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
 
         async def fetch(after: Position | None, limit: int, offset: int) -> Any:
             before = int(after.value) if after is not None else None  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ class DashboardVersionController(Controller):
         version: FromPath[int],
     ) -> DashboardVersionView:
         """Get one version of a dashboard."""
-        row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+        row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
         old = await get_version(tx, dashboard_id, version, newest=row.version)
         return (await version_views(tx, [old]))[0]
 
@@ -95,7 +95,7 @@ class DashboardVersionController(Controller):
     ) -> VersionDiff:
         """Say what changed from one version to another, or to the newest."""
         query = parse_query(request, DiffQuery)
-        row = await get_dashboard(gallery_of(tx, caller), dashboard_id)
+        row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
         to = row.version if query.to is None else query.to
         before, after = [
             await get_version(tx, dashboard_id, number, newest=row.version)
@@ -120,10 +120,10 @@ class DashboardVersionController(Controller):
         data: Annotated[RestoreIn, Body(examples=[Example(value=EXAMPLE)])] = NOTHING_SAID,
     ) -> Response[DashboardView]:
         """Make an old version the newest; with `version`, 409 when that is stale by now."""
-        gallery = gallery_of(tx, caller)
+        gallery = Gallery(tx, caller.principal)
 
         async def act() -> DashboardView:
-            row = await restore_dashboard(gallery, caller.principal, dashboard_id, version, data)
+            row = await restore_dashboard(gallery, dashboard_id, version, data)
             return await gallery.view(row)
 
         return await once(request, caller, tx, act, status_code=200)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -95,18 +95,7 @@ class VersionDiff(msgspec.Struct, frozen=True):
     changes: list[Difference]
 
 
-class Content(Protocol):
-    """What both a dashboard and a version of it have."""
-
-    name: Any
-    description: Any
-    layout: Any
-    widgets: Any
-    visibility: Any
-    tags: Any
-
-
-def differences(before: Content, after: Content) -> list[Difference]:
+def differences(before: DashboardVersion, after: DashboardVersion) -> list[Difference]:
     """What changed from one to the other: widgets and places are matched by the widget's id."""
     found: list[Difference] = []
     for name in CONTENT:

@@ -10,23 +10,21 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
-from metrics_service.dashboards.layout import layout_errors
+from metrics_service.dashboards.layout import MAX_SHOWN, layout_errors
 from metrics_service.errors import FieldError, InvalidBodyError
 from metrics_service.fields import Instant, ShortText, Text
 from metrics_service.rollups.measures import MEASURES
-from metrics_service.rollups.ranges import EARLIEST, LATEST, LONGEST, Time
+from metrics_service.rollups.ranges import TIMES, range_error
 from metrics_service.rollups.sources import SOURCES
 
-TIME_COLUMNS: tuple[str, ...] = get_args(Time)
 LONGEST_LAST = timedelta(days=400)
 MAX_FILTER_VALUES = 100
-MAX_SHOWN = 64
 # Of a hundred widgets that are wrong in the same way a client need not read each.
 MAX_ERRORS = 100
 
@@ -78,7 +76,7 @@ class WidgetQuery(Struct, frozen=True):
 
     @property
     def time_column(self) -> str | None:
-        return next((name for name in self.group_by if name in TIME_COLUMNS), None)
+        return next((name for name in self.group_by if name in TIMES), None)
 
     def values(self, dimension: str) -> list[str]:
         """The values that a filter lets through."""
@@ -240,15 +238,15 @@ def _of_columns(query: WidgetQuery) -> Mistakes:
     dimensions = SOURCES[query.source].dimensions
     for field, given, allowed in (
         ("measures", query.measures, tuple(MEASURES[query.source])),
-        ("group_by", query.group_by, (*TIME_COLUMNS, *dimensions)),
+        ("group_by", query.group_by, (*TIMES, *dimensions)),
     ):
         for place, name in enumerate(given):
             if name not in allowed:
                 yield f"query.{field}[{place}]", _not_among(allowed)
             elif name in given[:place]:
                 yield f"query.{field}[{place}]", "is there already"
-    if sum(name in TIME_COLUMNS for name in query.group_by) > 1:
-        yield "query.group_by", f"may have one of {', '.join(TIME_COLUMNS)}"
+    if sum(name in TIMES for name in query.group_by) > 1:
+        yield "query.group_by", f"may have one of {', '.join(TIMES)}"
 
 
 def _of_filters(query: WidgetQuery) -> Mistakes:
@@ -264,11 +262,11 @@ def _of_filters(query: WidgetQuery) -> Mistakes:
             yield field, f"must have 1 to {MAX_FILTER_VALUES} values"
         elif not all(0 < len(value) <= 255 for value in values):
             yield field, "must have values of 1 to 255 characters"
-        elif name == "user_id" and not all(map(_is_id, values)):
+        elif name == "user_id" and not all(map(is_id, values)):
             yield field, "must be the ids of users"
 
 
-def _is_id(text: str) -> bool:
+def is_id(text: str) -> bool:
     try:
         return str(UUID(text)) == text.lower()
     except ValueError:
@@ -285,14 +283,8 @@ def _of_range(asked: Range) -> Mistakes:
             yield "query.range.last", f"must not be longer than {LONGEST_LAST.days} days"
     elif asked.from_ is None or asked.to is None:
         yield "query.range", "must be last, or from and to"
-    elif asked.from_ < EARLIEST:
-        yield "query.range.from", f"must not be before {EARLIEST:%Y-%m-%d}"
-    elif asked.to > LATEST:
-        yield "query.range.to", f"must not be after {LATEST:%Y-%m-%d}"
-    elif asked.to <= asked.from_:
-        yield "query.range.to", "must be after from"
-    elif asked.to - asked.from_ > LONGEST:
-        yield "query.range", f"must not be longer than {LONGEST.days} days"
+    elif error := range_error(asked.from_, asked.to):
+        yield f"query.range.{error.field}", error.reason
 
 
 def _of_look(widget: Widget) -> Mistakes:

@@ -31,19 +31,18 @@ from metrics_service.errors import (
 from metrics_service.tenants.authenticate import Principal
 
 
-async def create_dashboard(
-    gallery: Gallery, principal: Principal, dashboard: DashboardIn
-) -> DashboardConfig:
+async def create_dashboard(gallery: Gallery, dashboard: DashboardIn) -> DashboardConfig:
     """Raises `InvalidBodyError`."""
-    await _refuse_invalid(gallery.tx, dashboard, has_user=principal.user_id is not None)
-    row = DashboardConfig(**dashboard.content(), owner_id=principal.user_id, version=1)
+    owner_id = gallery.principal.user_id
+    await _refuse_invalid(gallery.tx, dashboard, has_user=owner_id is not None)
+    row = DashboardConfig(**dashboard.content(), owner_id=owner_id, version=1)
     row = await DashboardRepository(session=gallery.tx).add(row, auto_refresh=True)
-    await _keep_version(gallery, row, principal, dashboard.note)
+    await _keep_version(gallery, row, dashboard.note)
     return row
 
 
 async def copy_dashboard(
-    gallery: Gallery, principal: Principal, dashboard_id: UUID, copy: DashboardCopy
+    gallery: Gallery, dashboard_id: UUID, copy: DashboardCopy
 ) -> DashboardConfig:
     """Make a dashboard of the caller's own of one that it sees; raises `InvalidBodyError`."""
     row = await get_dashboard(gallery, dashboard_id)
@@ -52,10 +51,10 @@ async def copy_dashboard(
         description=row.description,
         layout=row.layout,
         widgets=row.widgets,
-        visibility=copy.visibility or default_visibility(principal),
+        visibility=copy.visibility or default_visibility(gallery.principal),
         tags=row.tags,
     )
-    return await create_dashboard(gallery, principal, own)
+    return await create_dashboard(gallery, own)
 
 
 def default_visibility(principal: Principal) -> Any:
@@ -64,7 +63,7 @@ def default_visibility(principal: Principal) -> Any:
 
 
 async def replace_dashboard(
-    gallery: Gallery, principal: Principal, dashboard_id: UUID, change: DashboardChange
+    gallery: Gallery, dashboard_id: UUID, change: DashboardChange
 ) -> DashboardConfig:
     """Raises `ConflictError` when `change.version` is not the current one."""
     row = await get_dashboard(gallery, dashboard_id, lock=True)
@@ -72,11 +71,11 @@ async def replace_dashboard(
     await _refuse_forbidden(gallery, row, changed.visibility)
     await _refuse_invalid(gallery.tx, changed, has_user=row.owner_id is not None)
     _refuse_stale(row, change.version)
-    return await _change(gallery, principal, row, changed)
+    return await _change(gallery, row, changed)
 
 
 async def restore_dashboard(
-    gallery: Gallery, principal: Principal, dashboard_id: UUID, version: int, asked: RestoreIn
+    gallery: Gallery, dashboard_id: UUID, version: int, asked: RestoreIn
 ) -> DashboardConfig:
     """Make an old version the newest; what came between stays in the history.
 
@@ -90,7 +89,7 @@ async def restore_dashboard(
     await _refuse_invalid(gallery.tx, restored, has_user=row.owner_id is not None)
     if asked.version is not None:
         _refuse_stale(row, asked.version)
-    return await _change(gallery, principal, row, restored)
+    return await _change(gallery, row, restored)
 
 
 async def delete_dashboard(gallery: Gallery, dashboard_id: UUID) -> None:
@@ -112,26 +111,22 @@ async def get_dashboard(
     return row
 
 
-async def _change(
-    gallery: Gallery, principal: Principal, row: DashboardConfig, change: DashboardIn
-) -> DashboardConfig:
+async def _change(gallery: Gallery, row: DashboardConfig, change: DashboardIn) -> DashboardConfig:
     for name, value in change.content().items():
         setattr(row, name, value)
     row.version += 1
     row.updated_at = func.clock_timestamp()
     await gallery.tx.flush()
     await gallery.tx.refresh(row)
-    await _keep_version(gallery, row, principal, change.note)
+    await _keep_version(gallery, row, change.note)
     return row
 
 
-async def _keep_version(
-    gallery: Gallery, row: DashboardConfig, principal: Principal, note: str
-) -> None:
+async def _keep_version(gallery: Gallery, row: DashboardConfig, note: str) -> None:
     kept = DashboardVersion(
         dashboard_id=row.id,
         version=row.version,
-        author_id=principal.user_id,
+        author_id=gallery.principal.user_id,
         note=note,
         **{name: getattr(row, name) for name in CONTENT},
     )

@@ -1,11 +1,10 @@
-"""What all lists are asked: limit, cursor or page, sort, filters; and the filters' SQL."""
+"""What all lists are asked: limit, cursor or page, sort; and the SQL of where a page begins."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal
-from uuid import UUID
+from typing import Annotated, Any
 
 import msgspec
 from asyncpg import Record
@@ -13,7 +12,6 @@ from msgspec import Meta
 
 from metrics_service.db.pages import Position
 from metrics_service.db.statements import Where
-from metrics_service.fields import ShortText
 
 MAX_PAGE = 100_000
 
@@ -38,64 +36,6 @@ class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         """The parameters that choose rows, as given."""
         names = (name for name in self.__struct_fields__ if name not in ("limit", "cursor", "page"))
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-class FactQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The filters that tool metrics and model calls share with sessions."""
-
-    started_after: After | None = None
-    started_before: Before | None = None
-    user_id: UUID | None = None
-    agent: ShortText | None = None
-    session_type: ShortText | None = None
-    tag: ShortText | None = None
-    repository: ShortText | None = None
-    branch: ShortText | None = None
-    team: ShortText | None = None
-    project: ShortText | None = None
-    environment: ShortText | None = None
-    sort: Literal["started_at", "-started_at"] = "-started_at"
-
-
-def _of_session(column: str) -> str:
-    return f"""f.session_id IN (
-        SELECT s.id FROM metrics_sessions s
-        WHERE s.tenant_id = f.tenant_id AND s.{column} = ?)"""
-
-
-# Telemetry keeps the times that its clients' clocks say; these tell when they are wrong.
-CLOCK = """
-    CASE WHEN f.started_at > f.received_at + interval '1 day' THEN 'ahead'
-         WHEN f.started_at < '2015-01-01T00:00:00Z' THEN 'behind' END AS clock
-"""
-
-FACT_FILTERS = {
-    "started_after": "f.started_at >= ?",
-    "started_before": "f.started_at < ?",
-    "user_id": "f.user_id = ?",
-    "agent": "f.agent = ?",
-    **{
-        name: _of_session(name)
-        for name in ("session_type", "repository", "branch", "team", "project", "environment")
-    },
-    "tag": """f.session_id IN (
-        SELECT t.session_id FROM session_tags t WHERE t.tenant_id = f.tenant_id AND t.tag = ?)""",
-    "session_id": "f.session_id = ?",
-    "tool_name": "f.tool_name = ?",
-    "request_model": "f.request_model = ?",
-    "status": "f.status = ?",
-    "decision": "f.decision = ?",
-}
-
-
-def fact_where(query: FactQuery, *, session_id: UUID | None = None) -> Where:
-    """The conditions of a query over the calls that count, in a table called `f`."""
-    where = Where()
-    where.require("f.is_counted")
-    for name, value in {**query.filters(), "session_id": session_id}.items():
-        if value is not None and name in FACT_FILTERS:
-            where.add(FACT_FILTERS[name], value)
-    return where
 
 
 def position_of(sort: str) -> Callable[[Record], Position]:

@@ -42,20 +42,33 @@ class Extent(msgspec.Struct, omit_defaults=True):
     cost_usd_micros: int = 0
 
 
-# Locked as they were, in the order of their ids, and nothing but their existence is decided.
-HOLD = f"""
-WITH given AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1::json) AS r(
-        id uuid, agent text, external_id text, started_at timestamptz, last_event_at timestamptz)
-), held AS (
-    INSERT INTO metrics_sessions AS s (id, agent, external_id, started_at, last_event_at)
-    SELECT id, agent, external_id, started_at, coalesce(last_event_at, started_at)
-    FROM given ORDER BY id
-    ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
-    RETURNING {SESSIONS.needed("s")}, s.xmax = 0 AS is_new
-)
-SELECT h.is_new, c.id, c.team, c.repository, c.rows FROM held h JOIN ({contributions(SESSIONS, "held")}) c ON c.id = h.id
-"""
+def hold(*columns: str) -> str:
+    """The SQL that locks sessions, making those that are not there; a row each, as it is now.
+
+    In the order of their ids, and nothing but their existence is decided. Besides the columns, which
+    may have a cast, `is_new` and `rows`, which is what the session adds to rollups.
+    """
+    names = (*SESSIONS.needs, *(column.partition("::")[0] for column in columns))
+    returned = ", ".join(f"s.{name}" for name in dict.fromkeys(names))
+    shown = ", ".join(f"h.{name}" for name in columns)
+    return f"""
+    WITH given AS MATERIALIZED (
+        SELECT * FROM json_to_recordset($1::json) AS r(
+            id uuid, agent text, external_id text, started_at timestamptz,
+            last_event_at timestamptz)
+    ), held AS (
+        INSERT INTO metrics_sessions AS s (id, agent, external_id, started_at, last_event_at)
+        SELECT id, agent, external_id, started_at, coalesce(last_event_at, started_at)
+        FROM given ORDER BY id
+        ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
+        RETURNING {returned}, s.xmax = 0 AS is_new
+    )
+    SELECT {shown}, h.is_new, c.rows
+    FROM held h JOIN ({contributions(SESSIONS, "held")}) c ON c.id = h.id
+    """
+
+
+HOLD = hold("id", "team", "repository")
 
 EXTEND = f"""
 WITH changed AS (

@@ -27,13 +27,13 @@ from metrics_service.ingest.session_state import (
     add,
     figures_of,
 )
+from metrics_service.ingest.sessions import hold
 from metrics_service.ingest.telemetry import SessionPart, instant
 from metrics_service.rollups.ledger import Place
 
 # An end is the end unless something happens later; exporters flush for some seconds after it.
 GRACE_NS = 30 * 10**9
 
-# In the order of the statements below.
 SAID = (
     "session_type",
     "repository",
@@ -60,22 +60,21 @@ SAID = (
     "is_subagent",
 )
 
-LOCK = """
-WITH given AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1::json) AS r(
-        id uuid, agent text, external_id text, started_at timestamptz, last_event_at timestamptz)
+HOLD = hold(
+    "id",
+    "agent",
+    "started_at",
+    "last_event_at",
+    "ended_at",
+    "user_id",
+    "parent_session_id",
+    "tool_call_count",
+    "model_call_count",
+    *COUNTED,
+    "signals",
+    "telemetry::text",
+    *SAID,
 )
-INSERT INTO metrics_sessions AS s (id, agent, external_id, started_at, last_event_at)
-SELECT id, agent, external_id, started_at, last_event_at FROM given ORDER BY id
-ON CONFLICT (tenant_id, id) DO UPDATE SET agent = s.agent
-RETURNING id, xmax = 0 AS is_new, agent, external_id, started_at, last_event_at, ended_at, user_id,
-    parent_session_id, tool_call_count, model_call_count, prompt_count, turn_count, compactions,
-    signals, telemetry::text,
-    session_type, repository, branch, team, project, environment, commit_sha, cost_center,
-    start_type, end_reason, agent_version, entrypoint, terminal_type, os_type, os_version,
-    host_arch, surface, permission_mode, sandbox_policy, approval_policy, reasoning_effort,
-    workspace_paths, is_subagent
-"""
 
 CHANGE = """
 UPDATE metrics_sessions s SET
@@ -189,7 +188,7 @@ async def hold_sessions(
     ]
     if not given:
         return {}
-    found = await connection.fetch(LOCK, as_json(given))
+    found = await connection.fetch(HOLD, as_json(given))
     return {row["id"]: _held(row, by_id[row["id"]]) for row in found}
 
 

@@ -124,7 +124,7 @@ class TelemetryWriter:
         held = await hold_sessions(connection, [*parts.values(), *others])
         adoptions = [one for one in adoptions if one.old_id in held and one.new_id in held]
         _decide(out, held, parts, adoptions, users)
-        ledger = await _open_ledger(connection, held)
+        ledger = _open_ledger(held)
         await self._hand_over(connection, held, adoptions, ledger)
         for adoption in adoptions:
             del held[adoption.old_id]
@@ -266,13 +266,13 @@ async def _provide(
         ledger.enter(MODEL_CALLS_SOURCE, session_id, rows)
 
 
-async def _open_ledger(connection: ContextConnection, held: dict[UUID, Held]) -> Ledger:
+def _open_ledger(held: dict[UUID, Held]) -> Ledger:
     ledger = Ledger()
     for session_id, one in held.items():
         if one.is_new:
             ledger.make_session(session_id, one.place)
-    there = [session_id for session_id, one in held.items() if not one.is_new]
-    await ledger.take_sessions(connection, there)
+        else:
+            ledger.take_session(one.row)
     return ledger
 
 

@@ -15,8 +15,7 @@ from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.sessions import require_session
 from metrics_service.model_calls.repository import (
-    count_model_calls,
-    fetch_model_calls,
+    MODEL_CALLS,
     model_call_view,
     summarise_model_calls,
 )
@@ -78,10 +77,10 @@ async def _page(
             caller,
             f"/api/v1/model-calls/{session_id}",
             query,
-            fetch=lambda after, limit, offset: fetch_model_calls(
+            fetch=lambda after, limit, offset: MODEL_CALLS.fetch(
                 connection, query, session_id=session_id, after=after, limit=limit, offset=offset
             ),
-            count=lambda: count_model_calls(connection, query, session_id=session_id),
+            count=lambda: MODEL_CALLS.count(connection, query, session_id=session_id),
             position=position_of(query.sort),
             view=model_call_view,
         )

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.db.listing import FactQuery
+from metrics_service.db.facts import FactQuery
 from metrics_service.fields import ShortText
 from metrics_service.ingest.records import CostSource, ModelStatus
 from metrics_service.rollups.summaries import SummaryMeta, SummaryQuery, SummaryRow

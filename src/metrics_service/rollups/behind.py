@@ -19,8 +19,9 @@ from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.rollups.measures import MOST
 from metrics_service.rollups.plan import Plan
-from metrics_service.rollups.reading import added, condition_of, placed, placed_raw, sessions_of
-from metrics_service.rollups.series import SeriesQuery, count_facts, read_series
+from metrics_service.rollups.queries import SeriesQuery
+from metrics_service.rollups.reading import condition_of, sessions_of
+from metrics_service.rollups.series import count_facts, read_series
 from metrics_service.rollups.sources import UNIT, Grain, Source
 
 SHOWN = 50
@@ -160,10 +161,7 @@ async def _rollups(
             f"f.bucket >= {where.bind(piece.start)}",
             f"f.bucket < {where.bind(piece.end)}",
             f"({counts})",
-            *(
-                condition.replace("?", placed(plan.source, piece, name))
-                for name, condition in filters.items()
-            ),
+            *(condition.replace("?", f"f.{name}") for name, condition in filters.items()),
         ]
         parts.append(
             f"""
@@ -215,7 +213,7 @@ async def _facts(
         # Not in the scan: few rows would be expected of it, and all of them sorted.
         f"{source.moment} = f.started_at",
         *(
-            condition_of(where, name, values).replace("?", placed_raw(source, name))
+            condition_of(where, name, values).replace("?", source.placed(name))
             for name, values in plan.query.filters.items()
         ),
         "(" + " OR ".join(_counts(source, name) for name in plan.measure_columns) + ")",
@@ -267,4 +265,4 @@ async def _facts(
 
 def _counts(source: Source, name: str) -> str:
     """The condition that a fact adds something to a sum."""
-    return "f.duration_ms >= 0" if name == "durations" else f"({added(source, name)}) <> 0"
+    return "f.duration_ms >= 0" if name == "durations" else f"({source.added(name)}) <> 0"

@@ -128,6 +128,3 @@ MEASURES: Mapping[str, Mapping[str, Measure]] = {
     },
 }
 """Of each source, by the names that clients use."""
-
-TIMES = ("hour", "day", "week", "month")
-"""What a series can be grouped by besides the dimensions of its source."""

@@ -7,10 +7,11 @@ from datetime import datetime
 
 import msgspec
 
-from metrics_service.rollups.measures import MEASURES, TIMES, Measure
+from metrics_service.rollups.measures import MEASURES, Measure
 from metrics_service.rollups.queries import MAX_ROWS, SeriesQuery
 from metrics_service.rollups.ranges import (
     HOUR,
+    TIMES,
     Piece,
     Time,
     are_whole_days,

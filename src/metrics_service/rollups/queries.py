@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from metrics_service.errors import InvalidQueryError
-from metrics_service.rollups.measures import MEASURES, TIMES
-from metrics_service.rollups.ranges import HOUR, check_range
+from metrics_service.rollups.measures import MEASURES
+from metrics_service.rollups.ranges import HOUR, TIMES, check_range
 from metrics_service.rollups.sources import SOURCES
 
 # One row for each hour of a quarter, of several tools; more is not read by anybody.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cache
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
@@ -15,6 +15,8 @@ from metrics_service.errors import FieldError, InvalidQueryError
 from metrics_service.rollups.sources import Grain
 
 Time = Literal["hour", "day", "week", "month"]
+TIMES: tuple[str, ...] = get_args(Time)
+"""What a series can be grouped by besides the dimensions of its source."""
 
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST = datetime(2100, 1, 1, tzinfo=UTC)

@@ -12,7 +12,6 @@ from metrics_service.db.statements import Where
 from metrics_service.rollups.plan import Plan
 from metrics_service.rollups.queries import Value
 from metrics_service.rollups.ranges import Piece, Time
-from metrics_service.rollups.sources import Source
 
 
 def statement_of(plan: Plan) -> tuple[str, list[Any]]:
@@ -82,8 +81,9 @@ def _part(
     start, end = where.bind(piece.start), where.bind(piece.end)
     if piece.grain == "raw":
         relation, moment = f"{source.table} f {sessions_of(plan)}", "f.started_at"
-        hour = f"date_trunc('hour', {moment}, 'UTC')"
-        sums = {name: f"({added(source, name)})::{_type(name)}" for name in plan.columns}
+        columns = {name: source.placed(name) for name in source.dimensions}
+        columns["hour"] = f"date_trunc('hour', {moment}, 'UTC')"
+        sums = {name: f"({source.added(name)})::{_type(name)}" for name in plan.columns}
         # Where a clock was wrong the fact stands elsewhere in the rollups, and is not looked for.
         conditions = [
             f"{source.moment} = f.started_at",
@@ -93,24 +93,17 @@ def _part(
     else:
         cube = plan.cubes[piece.grain]
         relation, moment = f"{source.table_of(piece.grain, cube)} f", "f.bucket"
-        hour = moment
+        columns = {"hour": moment, **{name: f"f.{name}" for name in source.dimensions}}
         sums = {name: f"f.{name}" for name in plan.columns}
         conditions = [f"f.cube = '{cube}'"]
         updated_at = "f.updated_at"
-    columns = {"hour": hour}
     for name in plan.starts:
         columns[name] = f"width_bucket({moment}, {bounds[name]})"
-    groups = "".join(
-        f"{columns.get(name) or placed(source, piece, name)} AS {name}, "
-        for name in plan.query.group_by
-    )
+    groups = "".join(f"{columns[name]} AS {name}, " for name in plan.query.group_by)
     conditions += [
         f"{moment} >= {start}",
         f"{moment} < {end}",
-        *(
-            condition.replace("?", placed(source, piece, name))
-            for name, condition in filters.items()
-        ),
+        *(condition.replace("?", columns[name]) for name, condition in filters.items()),
     ]
     figures = ", ".join(f"{value} AS {name}" for name, value in sums.items())
     return f"""
@@ -122,26 +115,7 @@ def _part(
 def sessions_of(plan: Plan) -> str:
     """The join to the session of a fact, where its team or repository is asked for."""
     asked = {*plan.query.group_by, *plan.query.filters}
-    if plan.source.is_of_sessions or not {"team", "repository"} & asked:
-        return ""
-    return """LEFT JOIN metrics_sessions s
-        ON s.tenant_id = f.tenant_id AND s.id = f.session_id"""
-
-
-def placed(source: Source, piece: Piece, name: str) -> str:
-    """A dimension of a rollup row or a fact."""
-    return placed_raw(source, name) if piece.grain == "raw" else f"f.{name}"
-
-
-def placed_raw(source: Source, name: str) -> str:
-    """A dimension of a fact; its team and repository are those of its session."""
-    is_elsewhere = not source.is_of_sessions and name in ("team", "repository")
-    return f"s.{name}" if is_elsewhere else f"f.{name}"
-
-
-def added(source: Source, name: str) -> str:
-    """What a fact adds to a sum."""
-    return source.duration if name == "durations" else source.sums[name]
+    return plan.source.session_join if {"team", "repository"} & asked else ""
 
 
 def _type(name: str) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
+from metrics_service.rollups.ranges import DAY
 from metrics_service.rollups.sources import SOURCES
 from metrics_service.rollups.statements import STATEMENTS
 
-DAY = timedelta(days=1)
 # Before any clock that a client could have.
 BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
 
@@ -26,7 +26,10 @@ NEXT_DAYS = tuple(
     f"SELECT date_trunc('day', min(started_at), 'UTC') FROM {source.table} WHERE started_at >= $1"
     for source in SOURCES.values()
 ) + tuple(
-    f"SELECT min(bucket) FROM {table} WHERE bucket >= $1" for table in TABLES if "_daily" in table
+    f"SELECT min(bucket) FROM {rollup.table} WHERE bucket >= $1"
+    for source in SOURCES.values()
+    for rollup in source.rollups
+    if rollup.grain == "daily"
 )
 # The days at which facts stand whose clock was wrong.
 ASTRAY = tuple(

@@ -28,8 +28,6 @@ MAX_FACTS = 500_000
 # More than so many are read beside other requests, not before them.
 HISTOGRAMS_AT_ONCE = 100
 
-__all__ = ["Series", "SeriesQuery", "read_series"]
-
 
 class Series(msgspec.Struct, frozen=True):
     rows: list[dict[str, Any]]

@@ -98,13 +98,24 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return (*self.sums, "durations") if self.has_durations else tuple(self.sums)
 
     @property
-    def duration_bucket(self) -> str:
-        return bucket_of("f.duration_ms")
+    def session_join(self) -> str:
+        """What makes a fact's session `s`, after the table; nothing where it is one itself."""
+        if self.is_of_sessions:
+            return ""
+        return "LEFT JOIN metrics_sessions s ON s.tenant_id = f.tenant_id AND s.id = f.session_id"
+
+    def placed(self, name: str) -> str:
+        """A dimension of a fact; its team and repository are those of its session."""
+        is_elsewhere = not self.is_of_sessions and name in ("team", "repository")
+        return f"s.{name}" if is_elsewhere else f"f.{name}"
+
+    def added(self, name: str) -> str:
+        """What a fact adds to one of `columns`."""
+        return one_of(self.duration_bucket) if name == "durations" else self.sums[name]
 
     @property
-    def duration(self) -> str:
-        """One fact's histogram; null where it has no duration."""
-        return one_of(self.duration_bucket)
+    def duration_bucket(self) -> str:
+        return bucket_of("f.duration_ms")
 
 
 def _each(column: str, *values: str) -> Iterator[tuple[str, str]]:

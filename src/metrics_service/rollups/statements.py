@@ -53,21 +53,11 @@ def _bucket(source: Source, grain: Grain) -> str:
     return f"date_bin('1 {UNIT[grain]}', {source.moment}, '2001-01-01T00:00:00Z') AS bucket"
 
 
-def _of_sessions(source: Source) -> str:
-    """What the stored facts of these sessions ($1: ids as JSON) add."""
-    key = "id" if source.is_of_sessions else "session_id"
+def _of_stored(source: Source, key: str) -> str:
+    """What the stored facts with these keys ($1: ids as JSON) add."""
     return contributions(
         source,
         f"""(SELECT {source.needed("t")} FROM {source.table} t WHERE t.{key} IN (
-            SELECT value::uuid FROM json_array_elements_text($1::json)))""",
-    )
-
-
-def _of_rows(source: Source) -> str:
-    """What these stored facts ($1: ids as JSON) add."""
-    return contributions(
-        source,
-        f"""(SELECT {source.needed("t")} FROM {source.table} t WHERE t.id IN (
             SELECT value::uuid FROM json_array_elements_text($1::json)))""",
     )
 
@@ -109,21 +99,14 @@ def _added(source: Source, rollup: Rollup) -> str:
 
 
 def _rebuild(source: Source, rollup: Rollup, where: str) -> str:
-    place = "f"
-    relation = f"{source.table} f"
-    sums = ", ".join(f"{what} AS {name}" for name, what in source.sums.items())
+    columns = ", ".join(source.placed(name) for name in source.dimensions)
+    sums = ", ".join(f"{source.added(name)} AS {name}" for name in source.columns)
     if not source.is_of_sessions:
-        place = "s"
-        relation += """ LEFT JOIN metrics_sessions s
-            ON s.tenant_id = f.tenant_id AND s.id = f.session_id"""
         where += " AND f.is_counted"
-        sums += f", {source.duration} AS durations"
-    columns = ", ".join(
-        f"{place if name in ('team', 'repository') else 'f'}.{name}" for name in source.dimensions
-    )
-    facts = (
-        f"SELECT {_bucket(source, rollup.grain)}, {columns}, {sums} FROM {relation} WHERE {where}"
-    )
+    facts = f"""
+        SELECT {_bucket(source, rollup.grain)}, {columns}, {sums}
+        FROM {source.table} f {source.session_join} WHERE {where}
+    """
     return f"""
         WITH computed AS MATERIALIZED ({_summed(source, rollup, f"({facts})")})
         {_upsert(source, rollup, "computed")}
@@ -195,8 +178,8 @@ def _statements(source: Source) -> Statements:
     then = f"f.started_at >= $1 AND f.started_at < $2 AND {source.moment} = f.started_at"
     astray = f"{source.moment} >= $1 AND {source.moment} < $2"
     return Statements(
-        _of_sessions(source),
-        _of_rows(source),
+        _of_stored(source, "id" if source.is_of_sessions else "session_id"),
+        _of_stored(source, "id"),
         _roll_up(source),
         [_rebuild(source, rollup, then) for rollup in source.rollups],
         [_rebuild(source, rollup, astray) for rollup in source.rollups],

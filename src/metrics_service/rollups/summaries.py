@@ -12,9 +12,10 @@ from msgspec import Meta
 from metrics_service.db.listing import After, Before
 from metrics_service.errors import InvalidQueryError
 from metrics_service.fields import ShortText
-from metrics_service.rollups.measures import TIMES
-from metrics_service.rollups.ranges import zone_of
-from metrics_service.rollups.series import Series, SeriesQuery
+from metrics_service.rollups.measures import MEASURES
+from metrics_service.rollups.queries import SeriesQuery
+from metrics_service.rollups.ranges import TIMES, zone_of
+from metrics_service.rollups.series import Series
 from metrics_service.rollups.sources import SOURCES
 
 
@@ -44,15 +45,15 @@ class SummaryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     def groups(self) -> list[str]:
         return [name for part in self.group_by.split(",") if (name := part.strip())]
 
-    def series(self, source: str, measures: tuple[str, ...]) -> SeriesQuery:
-        """The question to the rollups; raises `InvalidQueryError` for what cannot be asked."""
+    def series(self, source: str, row: type[SummaryRow]) -> SeriesQuery:
+        """The question that the rows answer; raises `InvalidQueryError` for what cannot be asked."""
         dimensions = SOURCES[source].dimensions
         groups = self.groups
         if any(name not in (*dimensions, *TIMES) for name in groups):
             raise InvalidQueryError(f"group_by takes any of {', '.join((*dimensions, *TIMES))}")
         return SeriesQuery(
             source=source,
-            measures=measures,
+            measures=tuple(name for name in row.__struct_fields__ if name in MEASURES[source]),
             group_by=tuple(groups),
             filters={
                 name: (str(value),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from metrics_service.dashboards.templates import TEMPLATES
-from metrics_service.dashboards.templates.template import Template, Tile
+from metrics_service.dashboards.templates.template import Template
 from metrics_service.seeds.companies import Role
 from metrics_service.tenants.provision import Plan
 
@@ -18,26 +18,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     owner_role: Role
 
     @property
-    def name(self) -> str:
-        return self._template.title
-
-    @property
-    def description(self) -> str:
-        return self._template.description
-
-    @property
-    def tags(self) -> list[str]:
-        return self._template.tags
-
-    @property
-    def widgets(self) -> list[Tile]:
-        return self._template.tiles
-
-    def layout(self) -> dict[str, dict[str, int]]:
-        return self._template.layout()
-
-    @property
-    def _template(self) -> Template:
+    def template(self) -> Template:
         return TEMPLATES[self.key]
 
 

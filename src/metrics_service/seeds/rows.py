@@ -133,12 +133,12 @@ async def add_dashboards(connection: ContextConnection, tenant_id: UUID, company
     rows = [
         {
             "id": _dashboard_id(tenant_id, dashboard),
-            "name": dashboard.name,
-            "description": dashboard.description,
-            "layout": dashboard.layout(),
-            "widgets": [widget.stored() for widget in dashboard.widgets],
+            "name": dashboard.template.title,
+            "description": dashboard.template.description,
+            "layout": dashboard.template.layout(),
+            "widgets": dashboard.template.widgets(),
             "visibility": dashboard.visibility,
-            "tags": dashboard.tags,
+            "tags": dashboard.template.tags,
             "owner_id": owners[dashboard.owner_role],
         }
         for dashboard in BY_PLAN[company.plan]

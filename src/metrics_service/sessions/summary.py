@@ -6,7 +6,6 @@ import msgspec
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.fields import ShortText
-from metrics_service.rollups.measures import MEASURES
 from metrics_service.rollups.series import read_series
 from metrics_service.rollups.summaries import SummaryMeta, SummaryQuery, SummaryRow
 
@@ -43,11 +42,6 @@ class SessionSummaryRow(SummaryRow, frozen=True, omit_defaults=True, kw_only=Tru
     avg_score: float | None
 
 
-SUMMARISED = tuple(
-    name for name in SessionSummaryRow.__struct_fields__ if name in MEASURES["sessions"]
-)
-
-
 class SessionSummary(msgspec.Struct, frozen=True):
     data: list[SessionSummaryRow]
     meta: SummaryMeta
@@ -57,6 +51,6 @@ async def summarise_sessions(
     connection: ContextConnection, query: SessionSummaryQuery
 ) -> SessionSummary:
     """Raises `InvalidQueryError` for what is on no allow-list, and for more than can be read."""
-    series = await read_series(connection, query.series("sessions", SUMMARISED))
+    series = await read_series(connection, query.series("sessions", SessionSummaryRow))
     rows = [SessionSummaryRow(**row) for row in series.rows]
     return SessionSummary(rows, SummaryMeta.of(query, series))

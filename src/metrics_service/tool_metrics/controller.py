@@ -18,8 +18,7 @@ from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.records import ToolMetricRecord
 from metrics_service.ingest.sessions import require_session
 from metrics_service.tool_metrics.repository import (
-    count_tool_metrics,
-    fetch_tool_metrics,
+    TOOL_METRICS,
     summarise_tool_metrics,
     tool_metric_view,
 )
@@ -108,10 +107,10 @@ async def _page(
             caller,
             f"/api/v1/tool-metrics/{session_id}",
             query,
-            fetch=lambda after, limit, offset: fetch_tool_metrics(
+            fetch=lambda after, limit, offset: TOOL_METRICS.fetch(
                 connection, query, session_id=session_id, after=after, limit=limit, offset=offset
             ),
-            count=lambda: count_tool_metrics(connection, query, session_id=session_id),
+            count=lambda: TOOL_METRICS.count(connection, query, session_id=session_id),
             position=position_of(query.sort),
             view=tool_metric_view,
         )

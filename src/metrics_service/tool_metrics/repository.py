@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from asyncpg import Record
 
-from metrics_service.db.listing import CLOCK, as_raw, fact_where, keyset
-from metrics_service.db.pages import Position
+from metrics_service.db.facts import CLOCK, FactTable
+from metrics_service.db.listing import as_raw
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.rollups.series import read_series
 from metrics_service.rollups.summaries import SummaryMeta
 from metrics_service.tool_metrics.schemas import (
-    ToolMetricQuery,
     ToolMetricView,
     ToolSummary,
     ToolSummaryQuery,
@@ -33,46 +30,13 @@ COLUMNS = f"""
     f.span_id, f.parent_span_id, f.output_tokens_approx, f.lines_added, f.lines_removed,
     f.language, f.git_commit_id, f.model, f.arguments, f.result, f.extra::text AS extra
 """
-TABLES = """
-    tool_metrics f
+JOINS = """
     LEFT JOIN users u ON u.tenant_id = f.tenant_id AND u.id = f.user_id
     LEFT JOIN metrics_sessions s ON s.tenant_id = f.tenant_id AND s.id = f.session_id
 """
+TOOL_METRICS = FactTable("tool_metrics", COLUMNS, JOINS)
 
 METADATA = ToolMetricView.__struct_fields__.index("metadata")
-
-SUMMARISED = ("count", "error_count", "error_rate", "avg_ms", "p50_ms", "p95_ms", "p99_ms")
-
-
-async def fetch_tool_metrics(
-    connection: ContextConnection,
-    query: ToolMetricQuery,
-    *,
-    session_id: UUID | None,
-    after: Position | None,
-    limit: int,
-    offset: int,
-) -> Sequence[Record]:
-    """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
-    where = fact_where(query, session_id=session_id)
-    order = keyset(where, "f", query.sort, after)
-    rows: Sequence[Record] = await connection.fetch(
-        f"""
-        SELECT {COLUMNS} FROM {TABLES} {where} {order}
-        LIMIT {where.bind(limit)} OFFSET {where.bind(offset)}
-        """,
-        *where.values,
-    )
-    return rows
-
-
-async def count_tool_metrics(
-    connection: ContextConnection, query: ToolMetricQuery, *, session_id: UUID | None
-) -> int:
-    where = fact_where(query, session_id=session_id)
-    return int(
-        await connection.fetchval(f"SELECT count(*) FROM tool_metrics f {where}", *where.values)
-    )
 
 
 def tool_metric_view(row: Record) -> ToolMetricView:
@@ -86,7 +50,7 @@ async def summarise_tool_metrics(
     connection: ContextConnection, query: ToolSummaryQuery
 ) -> ToolSummary:
     """Raises `InvalidQueryError` for what is on no allow-list, and for more than can be read."""
-    series = await read_series(connection, query.series("tool_metrics", SUMMARISED))
+    series = await read_series(connection, query.series("tool_metrics", ToolSummaryRow))
     # Of no calls none failed.
     rows = [
         ToolSummaryRow(**{**row, "error_rate": row["error_rate"] or 0.0}) for row in series.rows

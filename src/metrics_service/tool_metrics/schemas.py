@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.db.listing import FactQuery
+from metrics_service.db.facts import FactQuery
 from metrics_service.errors import FieldError
 from metrics_service.fields import ShortText, metadata_error, window_error
 from metrics_service.ingest.records import ToolMetricRecord, ToolStatus

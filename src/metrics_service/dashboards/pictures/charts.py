@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import msgspec
 
-from metrics_service.dashboards.pictures.by_name import ByName
+from metrics_service.dashboards.pictures.charts_by_name import ByName
+from metrics_service.dashboards.pictures.charts_over_time import OverTime
 from metrics_service.dashboards.pictures.encodings import encoded
 from metrics_service.dashboards.pictures.figures import scale_for
 from metrics_service.dashboards.pictures.frames import frame_of
 from metrics_service.dashboards.pictures.marks import Spec
-from metrics_service.dashboards.pictures.over_time import OverTime
 from metrics_service.dashboards.pictures.picture import Answer, Look
 from metrics_service.dashboards.pictures.theme import config
 from metrics_service.dashboards.widgets import Widget

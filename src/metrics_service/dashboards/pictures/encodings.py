@@ -7,15 +7,15 @@ from collections import defaultdict
 from typing import Any
 
 from metrics_service.dashboards.pictures.figures import GAP, Scale, scale_for, unit_of, words
-from metrics_service.dashboards.pictures.frames import MAX_SERIES
+from metrics_service.dashboards.pictures.frames import LABEL_ROOM, MAX_SERIES
 from metrics_service.dashboards.pictures.lettering import labels
-from metrics_service.dashboards.pictures.picture import Answer, Look, Row, is_time, wall_of
+from metrics_service.dashboards.pictures.picture import Answer, Look, Row, wall_of
 from metrics_service.dashboards.pictures.theme import LABEL_SIZE
 from metrics_service.dashboards.widgets import Channel, Widget, WidgetQuery
+from metrics_service.rollups.ranges import TIMES
 
 MAX_ROWS = 5000
 MAX_NAMES = 30
-LABEL_ROOM = 165.0
 
 # d3 fills figures up to the width that a format names: a billion characters, if it says so.
 _is_wide = re.compile(r"[0-9]{3}").search
@@ -36,7 +36,7 @@ def encoded(widget: Widget, answer: Answer, look: Look) -> tuple[dict[str, Any],
         notes.append(f"the first {MAX_ROWS:,} points are drawn")
     most: dict[str, int] = {}
     for where, channel in widget.encoding.channels():
-        if channel.field in query.group_by and not is_time(channel.field):
+        if channel.field in query.group_by and channel.field not in TIMES:
             bound = MAX_SERIES if where in _COLOURED else MAX_NAMES
             most[channel.field] = min(bound, most.get(channel.field, bound))
     for column, bound in most.items():
@@ -74,7 +74,7 @@ def _values(rows: list[Row], query: WidgetQuery, look: Look, scales: dict[str, S
     names = {
         column: labels((look.named(column, row[column]) for row in rows), LABEL_ROOM, LABEL_SIZE)
         for column in query.group_by
-        if not is_time(column)
+        if column not in TIMES
     }
     values = []
     for row in rows:
@@ -82,7 +82,7 @@ def _values(rows: list[Row], query: WidgetQuery, look: Look, scales: dict[str, S
         for column in query.group_by:
             there = row[column]
             value[column] = (
-                wall_of(there) if is_time(column) else names[column][look.named(column, there)]
+                wall_of(there) if column in TIMES else names[column][look.named(column, there)]
             )
         for name in query.measures:
             amount = row.get(name)
@@ -96,7 +96,7 @@ def _channel(
 ) -> dict[str, Any]:
     column = channel.field
     is_measure = column in scales
-    usual = "quantitative" if is_measure else "temporal" if is_time(column) else "nominal"
+    usual = "quantitative" if is_measure else "temporal" if column in TIMES else "nominal"
     kind = channel.type or usual
     drawn: dict[str, Any] = {"field": column, "type": kind}
     drawn["title"] = words(column, query.source) if channel.title is None else channel.title

@@ -96,10 +96,6 @@ class Renderer:
             if not self._waiting[tenant]:
                 del self._waiting[tenant]
 
-    async def aclose(self) -> None:
-        """End the process."""
-        await self._end()
-
     async def _draw(self, message: bytes) -> bytes:
         is_whole = False
         try:
@@ -119,7 +115,7 @@ class Renderer:
         finally:
             # Also when the client left: the next one must not be given this picture.
             if not is_whole:
-                await self._end()
+                await self.aclose()
         if outcome != DRAWN:
             _log.error("a picture was not drawn", reason=image.decode(errors="replace"))
             raise UnavailableError("the picture could not be drawn", retry_after_s=RETRY_AFTER_S)
@@ -137,7 +133,8 @@ class Renderer:
         (length,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
         return outcome, await process.stdout.readexactly(length)
 
-    async def _end(self) -> None:
+    async def aclose(self) -> None:
+        """End the process; the next picture begins another."""
         process, self._process = self._process, None
         if process is None:
             return

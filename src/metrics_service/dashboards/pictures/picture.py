@@ -13,7 +13,7 @@ import msgspec
 from metrics_service.dashboards.layout import Place
 from metrics_service.dashboards.pictures.lettering import clean
 from metrics_service.dashboards.pictures.theme import LIGHT, Theme, ThemeName
-from metrics_service.dashboards.widgets import TIME_COLUMNS, Widget
+from metrics_service.dashboards.widgets import Widget
 
 Row = dict[str, Any]
 ImageFormat = Literal["png", "svg", "pdf"]
@@ -115,7 +115,3 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 def wall_of(text: str) -> int:
     """A time as rows have it, which is on the viewer's clock already."""
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def is_time(column: str) -> bool:
-    return column in TIME_COLUMNS

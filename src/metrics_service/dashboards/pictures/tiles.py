@@ -21,8 +21,9 @@ from metrics_service.dashboards.pictures.figures import (
 )
 from metrics_service.dashboards.pictures.frames import buckets
 from metrics_service.dashboards.pictures.lettering import width as width_of
-from metrics_service.dashboards.pictures.picture import Answer, Look, Row, is_time, wall_of
+from metrics_service.dashboards.pictures.picture import Answer, Look, Row, wall_of
 from metrics_service.dashboards.widgets import Widget, WidgetQuery
+from metrics_service.rollups.ranges import TIMES
 
 FIGURE_SIZE = 32
 SMALL_FIGURE_SIZE = 20
@@ -229,7 +230,7 @@ def _columns(
 
 
 def _cell(column: str, value: Any, look: Look) -> str:
-    if not is_time(column):
+    if column not in TIMES:
         return look.named(column, value)
     if value is None:
         return NOTHING

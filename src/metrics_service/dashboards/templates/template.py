@@ -13,6 +13,7 @@ SourceName = Literal["tool_metrics", "model_calls", "sessions"]
 
 FIGURE_HEIGHT = 2
 CHART_HEIGHT = 4
+TABLE_ROWS = 50
 
 
 class Tile(msgspec.Struct, frozen=True):
@@ -21,11 +22,6 @@ class Tile(msgspec.Struct, frozen=True):
     widget: Widget
     width: int
     height: int
-
-    def stored(self) -> dict[str, Any]:
-        """The widget as it is stored."""
-        stored: dict[str, Any] = msgspec.to_builtins(self.widget)
-        return stored
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +35,7 @@ class Template(msgspec.Struct, frozen=True, kw_only=True):
 
     def widgets(self) -> list[dict[str, Any]]:
         """The widgets as they are stored."""
-        return [tile.stored() for tile in self.tiles]
+        return [msgspec.to_builtins(tile.widget) for tile in self.tiles]
 
     def layout(self) -> dict[str, dict[str, int]]:
         """Places in rows, from the left."""
@@ -113,10 +109,8 @@ def table(
     by: str,
     *,
     about: str = "",
-    order_by: str | None = None,
     width: int = 6,
     height: int = CHART_HEIGHT,
-    limit: int = 50,
     **filters: str,
 ) -> Tile:
     """A table of measures by columns, the largest first."""
@@ -125,8 +119,8 @@ def table(
         measures=measures.split(),
         group_by=by.split(),
         filters=dict(filters),
-        order_by=order_by or f"-{measures.split(maxsplit=1)[0]}",
-        limit=limit,
+        order_by=f"-{measures.split(maxsplit=1)[0]}",
+        limit=TABLE_ROWS,
     )
     widget = Widget(id=id_, kind="table", title=title, description=about, query=query)
     return Tile(widget, width, height)

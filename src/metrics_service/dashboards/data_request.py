@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
 
+from metrics_service.dashboards.layout import MAX_SHOWN
 from metrics_service.dashboards.periods import DEFAULT, Period, latest, period_of
-from metrics_service.dashboards.widgets import MAX_FILTER_VALUES, MAX_SHOWN, WidgetQuery
+from metrics_service.dashboards.widgets import MAX_FILTER_VALUES, WidgetQuery, is_id
 from metrics_service.errors import FieldError, InvalidBodyError
 from metrics_service.fields import Instant, now
+from metrics_service.rollups.queries import SeriesQuery
 from metrics_service.rollups.ranges import NO_ZONE, find_zone, range_error
-from metrics_service.rollups.series import SeriesQuery
 from metrics_service.rollups.sources import SOURCES
 
 FilterValue = Annotated[str, Meta(min_length=1, max_length=255)] | None
@@ -103,7 +103,7 @@ def _mistakes(request: DataRequest) -> Iterator[FieldError]:
             yield FieldError(f"must be one of {', '.join(sorted(DIMENSIONS))}", field=field)
         elif not 0 < len(values) <= MAX_FILTER_VALUES:
             yield FieldError(f"must have 1 to {MAX_FILTER_VALUES} values", field=field)
-        elif name == "user_id" and not all(one is None or _is_id(one) for one in values):
+        elif name == "user_id" and not all(one is None or is_id(one) for one in values):
             yield FieldError("must be the ids of users", field=field)
 
 
@@ -116,10 +116,3 @@ def _written(name: str, values: Sequence[FilterValue]) -> tuple[FilterValue, ...
     if name != "user_id":
         return tuple(values)
     return tuple(value and value.lower() for value in values)
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text.lower()
-    except ValueError:
-        return False
