@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import msgspec
 import pytest
+from sqlalchemy import text
 
 from acceptance.talk import BASE, at, check_problem, stored_batch, tool_metric
-from metrics_service.dashboards.data import answer, known_widgets
+from metrics_service.dashboards.data import Budget, answer, known_widgets
 from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.periods import Period, latest, previous
+from metrics_service.db.engine import owner_connection
+from metrics_service.db.roles import OWNER
 from metrics_service.db.tenancy import TenantContext, tenant_connection
+from metrics_service.errors import StatementTimeoutError
 from metrics_service.rollups.ranges import find_zone
 
 PATH = "/api/v1/dashboards"
@@ -274,15 +277,46 @@ async def test_a_million_points_are_refused_before_any_is_read(client, tenant):
     assert "hours" in answered["data"][0]["error"]
 
 
-async def test_widgets_that_take_too_long_together_are_not_waited_for(engine, new_tenant):
+async def test_widgets_that_take_too_long_together_are_not_waited_for(engine, new_tenant, as_owner):
     tenant = await new_tenant()
-    widgets = known_widgets([widget("one"), widget("two")])
+    await as_owner(
+        "UPDATE public.tenants SET metadata = '{\"statement_timeout_ms\": 150}' WHERE id = :id",
+        id=tenant.id,
+    )
 
     async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
-        connection.context = msgspec.structs.replace(connection.context, timeout_ms=0)
-        answered = await answer(connection, widgets, DataRequest())
+        budget = await Budget.of(connection)
+        await connection.fetchval("SELECT pg_sleep(0.1)")
+        budget.check()
+        await connection.fetchval("SELECT pg_sleep(0.1)")
+        with pytest.raises(StatementTimeoutError):
+            budget.check()
 
-    assert ["too long" in one.error for one in answered.data] == [True, True]
+
+async def test_a_widget_that_is_broken_off_does_not_take_the_others_with_it(
+    engine, client, tenant, addresses
+):
+    widgets = known_widgets(
+        [widget("one", group_by=["user_id"]), widget("two", source="model_calls"), widget("three")]
+    )
+    context = TenantContext(tenant.id, timeout_ms=300)
+    day = DataRequest(from_=datetime(2026, 3, 2, tzinfo=UTC), to=datetime(2026, 3, 3, tzinfo=UTC))
+    async with owner_connection(addresses.require_owner()) as owner, owner.begin():
+        await owner.execute(text(f"SET LOCAL ROLE {OWNER}"))
+        where = f"{tenant.tenant.schema_name}.model_calls_daily"
+        await owner.execute(text(f"LOCK TABLE {where} IN ACCESS EXCLUSIVE MODE"))
+
+        async with tenant_connection(engine, context) as connection:
+            answered = await answer(connection, widgets, day)
+
+    one, two, three = answered.data
+    assert [row["count"] for row in one.rows] == [20, 20]
+    assert "too long" in two.error
+    assert "too long" in three.error
+    assert sorted(person.email for person in answered.names.values()) == [
+        "u0@example.com",
+        "u1@example.com",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -491,13 +525,17 @@ async def test_behind_each_day_is_what_was_counted_to_it(client, tenant, zone):
         ({"row": {"day": "monday"}}, "row.day"),
         ({"row": {"day": None}}, "row.day"),
         ({"row": {"day": "2026-03-02T00:00:00"}}, "row.day"),
+        ({"row": {"hour": "2026-03-02T00:30:00Z"}}, "row.hour"),
+        ({"row": {"hour": "0001-01-01T00:00:00+14:00"}}, "row.hour"),
+        ({"row": {"hour": "9999-12-31T23:00:00Z"}}, "row.hour"),
         ({"row": {"user_id": "ada"}}, "row.user_id"),
         ({"tz": "Nowhere"}, "tz"),
         ({"tz": "Europe/Berlin", "row": {"day": "2026-03-02T00:00:00Z"}}, "row.day"),
     ],
 )
 async def test_a_figure_that_no_widget_shows_has_no_origin(client, tenant_once, body, field):
-    dashboard = await created(client, tenant_once, widget(group_by=["day", "user_id"]))
+    time = "hour" if "hour" in body.get("row", {}) else "day"
+    dashboard = await created(client, tenant_once, widget(group_by=[time, "user_id"]))
 
     response = await client.post(
         f"{PATH}/{dashboard}/origin",
@@ -508,8 +546,8 @@ async def test_a_figure_that_no_widget_shows_has_no_origin(client, tenant_once, 
     problem = check_problem(response, 422)
     ((named, reason),) = [(error["field"], error["reason"]) for error in problem["errors"]]
     assert named == field
-    wrong_day = field == "row.day" and body["row"]["day"] != "2026-03-02T00:00:00"
-    assert reason.endswith("that /data was asked with") is wrong_day
+    wrong_time = field == f"row.{time}" and body["row"][time] != "2026-03-02T00:00:00"
+    assert reason.endswith("that /data was asked with") is wrong_time
 
 
 # -- periods ----------------------------------------------------------------------------------------

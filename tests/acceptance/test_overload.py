@@ -333,6 +333,37 @@ async def test_a_tenant_whose_writes_are_stuck_leaves_connections_to_the_others(
     assert [answer.status_code for answer in answers] == [200] * 8
 
 
+async def test_a_tenant_whose_dashboards_are_stuck_leaves_connections_to_the_others(
+    open_app, new_tenant, addresses
+):
+    tenant, other = await new_tenant(), await new_tenant()
+    changes = {"database_pool_max": 3, "database_pool_timeout_ms": 300}
+    number = {
+        "id": "n",
+        "kind": "number",
+        "query": {"source": "tool_metrics", "measures": ["count"]},
+    }
+    async with open_app(**changes) as client:
+        made = await client.post(
+            DASHBOARDS, json=dashboard(layout={}, widgets=[number]), headers=tenant.headers
+        )
+        path = f"{DASHBOARDS}/{made.json()['id']}/data"
+        async with locked(addresses, tenant, "tool_metrics_daily"):
+            stuck = [
+                asyncio.create_task(client.post(path, json={}, headers=tenant.headers))
+                for _ in range(8)
+            ]
+            await asyncio.sleep(0.5)
+            served = await asyncio.gather(
+                client.get(SESSIONS, headers=other.headers),
+                client.get(DASHBOARDS, headers=tenant.headers),
+            )
+        answers = await asyncio.gather(*stuck)
+
+    assert [answer.status_code for answer in served] == [200] * 2
+    assert [answer.status_code for answer in answers] == [200] * 8
+
+
 @pytest.mark.parametrize("signal", SIGNALS)
 async def test_an_export_that_has_no_turn_in_time_is_503_and_then_it_is_over(
     open_app, new_tenant, addresses, monkeypatch, signal

@@ -617,7 +617,7 @@ ANSWERED = [answer([], totals={"count": 1})]
     ("kind", "begins"), [("png", b"\x89PNG"), ("svg", b"<svg "), ("pdf", b"%PDF")]
 )
 async def test_each_format_is_drawn(renderer, kind, begins):
-    image = await renderer.render(picture(ONE, ANSWERED, format=kind, width=800), tenant=1)
+    image = await renderer.render(picture(ONE, ANSWERED, format=kind, width=800), whose=1)
 
     assert image.startswith(begins)
     if kind == "png":
@@ -625,25 +625,25 @@ async def test_each_format_is_drawn(renderer, kind, begins):
 
 
 async def test_a_process_that_dies_is_replaced(renderer):
-    await renderer.render(picture(ONE, ANSWERED), tenant=1)
+    await renderer.render(picture(ONE, ANSWERED), whose=1)
     renderer._process.kill()
     await renderer._process.wait()
 
-    assert await renderer.render(picture(ONE, ANSWERED), tenant=1)
+    assert await renderer.render(picture(ONE, ANSWERED), whose=1)
 
 
 async def test_a_picture_that_takes_too_long_ends_and_the_next_is_drawn(renderer, monkeypatch):
-    await renderer.render(picture(ONE, ANSWERED), tenant=1)
+    await renderer.render(picture(ONE, ANSWERED), whose=1)
     first = renderer._process
     monkeypatch.setattr(images, "DRAWS_S", 0.0001)
 
     with pytest.raises(UnavailableError, match="too long") as refused:
-        await renderer.render(picture(ONE, ANSWERED), tenant=1)
+        await renderer.render(picture(ONE, ANSWERED), whose=1)
 
     assert refused.value.retry_after_s > 0
     assert first.returncode is not None
     monkeypatch.setattr(images, "DRAWS_S", 20)
-    assert await renderer.render(picture(ONE, ANSWERED), tenant=1)
+    assert await renderer.render(picture(ONE, ANSWERED), whose=1)
 
 
 async def test_only_so_many_wait_and_one_tenant_does_not_take_all(renderer):
@@ -651,13 +651,13 @@ async def test_only_so_many_wait_and_one_tenant_does_not_take_all(renderer):
 
     async def ask(tenant):
         try:
-            return await renderer.render(picture(ONE, ANSWERED), tenant=tenant)
+            return await renderer.render(picture(ONE, ANSWERED), whose=tenant)
         except UnavailableError:
             return None
 
     greedy = await asyncio.gather(*(ask("greedy") for _ in range(6)), ask("other"))
 
-    assert sum(one is not None for one in greedy[:6]) == images.MAX_WAITING_A_TENANT
+    assert sum(one is not None for one in greedy[:6]) == images.MAX_WAITING_OF_ONE
     assert greedy[6] is not None
     crowd = await asyncio.gather(*(ask(number) for number in range(12)))
     assert sum(one is not None for one in crowd) == images.MAX_WAITING
@@ -666,15 +666,15 @@ async def test_only_so_many_wait_and_one_tenant_does_not_take_all(renderer):
 async def test_a_client_that_leaves_does_not_give_its_picture_to_the_next(renderer):
     import asyncio
 
-    await renderer.render(picture(ONE, ANSWERED), tenant=1)
-    leaving = asyncio.create_task(renderer.render(picture(ONE, ANSWERED), tenant=1))
+    await renderer.render(picture(ONE, ANSWERED), whose=1)
+    leaving = asyncio.create_task(renderer.render(picture(ONE, ANSWERED), whose=1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
 
-    image = await renderer.render(picture(ONE, ANSWERED, format="pdf"), tenant=1)
+    image = await renderer.render(picture(ONE, ANSWERED, format="pdf"), whose=1)
 
     assert image.startswith(b"%PDF")
 
@@ -686,7 +686,7 @@ def _environ_of(pid):
 async def test_the_process_has_no_address_and_no_secret(renderer, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql://x")
     monkeypatch.setenv("METRICS_SECRET_KEY", "x")
-    await renderer.render(picture(ONE, ANSWERED), tenant=1)
+    await renderer.render(picture(ONE, ANSWERED), whose=1)
 
     environ = _environ_of(renderer._process.pid)
 
@@ -704,7 +704,7 @@ def test_the_process_ends_with_its_input_though_the_server_was_killed():
 
 async def test_the_process_ends_with_the_renderer():
     made = images.Renderer()
-    await made.render(picture(ONE, ANSWERED), tenant=1)
+    await made.render(picture(ONE, ANSWERED), whose=1)
     process = made._process
 
     await made.aclose()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import msgspec
@@ -13,7 +13,8 @@ import msgspec
 from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.periods import previous
 from metrics_service.dashboards.widgets import Widget, WidgetQuery, read_widget
-from metrics_service.db.tenancy import ContextConnection, TenantContext
+from metrics_service.db.failures import translated
+from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import InvalidBodyError, InvalidQueryError, StatementTimeoutError
 from metrics_service.fields import now
 from metrics_service.rollups.measures import MEASURES
@@ -22,6 +23,11 @@ from metrics_service.rollups.ranges import TIMES
 from metrics_service.rollups.series import Series, read_series
 
 Row = dict[str, Any]
+
+PATIENCE = "SELECT current_setting('statement_timeout')::interval"
+
+# PostgreSQL takes nothing more in a transaction of which it broke off a statement, but to go back.
+SAVE, GO_BACK = "SAVEPOINT widgets", "ROLLBACK TO SAVEPOINT widgets"
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -97,7 +103,8 @@ async def answer(
     In a transaction that is a snapshot they agree with each other. Raises `InvalidBodyError`.
     """
     asked = Asked.of(request)
-    budget = Budget(connection)
+    budget = await Budget.of(connection)
+    await connection.execute(SAVE)
     found = [await _answer(connection, widget, asked, budget) for widget in widgets]
     data = [one for one, _ in found]
     updated = [moment for _, moment in found if moment is not None]
@@ -117,12 +124,16 @@ async def answer(
 class Budget:
     """All widgets together take no longer than one statement of the tenant may, nor endless memory."""
 
-    def __init__(self, connection: ContextConnection) -> None:
-        context = connection.context
-        patience_ms = context.timeout_ms if isinstance(context, TenantContext) else 0
+    def __init__(self, patience_s: float) -> None:
         self._clock = asyncio.get_running_loop().time
-        self._until = self._clock() + patience_ms / 1000
+        self._until = self._clock() + patience_s
         self._rows = MAX_ROWS
+
+    @classmethod
+    async def of(cls, connection: ContextConnection) -> Self:
+        # Asked for, because a tenant's own limit may be below that of the service.
+        patience: timedelta = await connection.fetchval(PATIENCE)
+        return cls(patience.total_seconds())
 
     def check(self) -> None:
         """Raises `StatementTimeoutError`."""
@@ -193,17 +204,22 @@ async def _read(
     What stands beside a limited answer is of the same groups as that: two top tens are not compared.
     """
     budget.check()
-    if beside is None or question.limit is None:
-        series = await read_series(connection, question)
-    else:
-        series = await _read_groups_of(beside.rows, connection, question)
-    budget.take(series)
-    if widget.kind != "number":
-        return series, None
-    if not question.group_by:
-        return series, series.rows[0]
-    whole = msgspec.structs.replace(question, group_by=(), order_by=None, limit=None)
-    return series, (await read_series(connection, whole)).rows[0]
+    try:
+        with translated():
+            if beside is None or question.limit is None:
+                series = await read_series(connection, question)
+            else:
+                series = await _read_groups_of(beside.rows, connection, question)
+            budget.take(series)
+            if widget.kind != "number":
+                return series, None
+            if not question.group_by:
+                return series, series.rows[0]
+            whole = msgspec.structs.replace(question, group_by=(), order_by=None, limit=None)
+            return series, (await read_series(connection, whole)).rows[0]
+    except StatementTimeoutError:
+        await connection.execute(GO_BACK)
+        raise
 
 
 async def _read_groups_of(

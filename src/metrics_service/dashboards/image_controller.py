@@ -120,7 +120,8 @@ async def answer_image(
     if tag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
         return Response(b"", status_code=304, headers=headers, media_type=MEDIA_TYPES[query.format])
     renderer: Renderer = request.app.state.renderer
-    image = await renderer.render(picture, tenant=caller.tenant_id)
+    # Who has a link takes no place from the tenant's own people.
+    image = await renderer.render(picture, whose=(caller.tenant_id, caller.principal.kind))
     return Response(image, media_type=MEDIA_TYPES[query.format], headers=headers)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -17,7 +17,7 @@ from metrics_service.errors import FieldError, InvalidBodyError, InvalidQueryErr
 from metrics_service.rollups.behind import Behind, find_behind
 from metrics_service.rollups.plan import Plan
 from metrics_service.rollups.queries import SeriesQuery
-from metrics_service.rollups.ranges import TIMES, ceiling
+from metrics_service.rollups.ranges import HOUR, TIMES, ceiling
 
 NOT_SHOWN = "must be a time of the answer; send the tz, from and to that /data was asked with"
 
@@ -115,8 +115,11 @@ def _time(query: SeriesQuery, name: str, value: str | None) -> tuple[datetime, d
         raise _refused(field, "must be a time with an offset")
     plan = Plan.of(query)
     if name == "hour":
-        start, end = moment, moment + timedelta(hours=1)
-        is_there = moment == ceiling(moment, "hourly") and start < query.to and end > query.from_
+        # Compared first: to the first and the last of all times nothing can be added.
+        if not query.from_ - HOUR < moment < query.to:
+            raise _refused(field, NOT_SHOWN)
+        start, end = moment, moment + HOUR
+        is_there = moment == ceiling(moment, "hourly")
     else:
         moments = next(found for unit, found in plan.starts.items() if unit == name)
         is_there = moment in moments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -43,6 +43,8 @@ class Database(msgspec.Struct, frozen=True):
     telemetry: TelemetryWriter
     turns: Turns
     """To write telemetry."""
+    long_reads: Turns
+    """To read summaries and dashboards."""
     large_reads: Turns
     large_read: asyncio.Lock
     tenant_settings: SettingsDirectory
@@ -74,10 +76,27 @@ class Caller(msgspec.Struct, frozen=True):
         """The door for hot SQL, READ ONLY."""
         return tenant_connection(self.database.engine, self.context(read_only=True))
 
-    def snapshot(self) -> AbstractAsyncContextManager[AsyncSession]:
-        """The door for the ORM, READ ONLY; all that is read through it is of one moment."""
+    @asynccontextmanager
+    async def summarising(self) -> AsyncIterator[ContextConnection]:
+        """As `reading`, for what may take as long as a statement may.
+
+        Raises `UnavailableError` when too many of the tenant read so.
+        """
+        async with self.database.long_reads.take(self.tenant_id), self.reading() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncSession]:
+        """The door for the ORM, READ ONLY; all that is read through it is of one moment.
+
+        Raises `UnavailableError` as `summarising` does.
+        """
         context = msgspec.structs.replace(self.context(read_only=True), is_snapshot=True)
-        return tenant_session(self.database.engine, context)
+        async with (
+            self.database.long_reads.take(self.tenant_id),
+            tenant_session(self.database.engine, context) as tx,
+        ):
+            yield tx
 
     def writing(self) -> AbstractAsyncContextManager[ContextConnection]:
         """The door for hot SQL; commits when it closes."""

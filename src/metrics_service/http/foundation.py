@@ -75,6 +75,8 @@ def lay_foundation(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> 
         telemetry=TelemetryWriter(tool_names, load_prices(settings.prices_file)),
         # Half of the pool: a tenant whose writes are stuck leaves connections to the others.
         turns=Turns(max(1, settings.database_pool_max // 2)),
+        # Fewer than that: each may read for as long as a statement may take.
+        long_reads=Turns(max(1, settings.database_pool_max // 3)),
         large_reads=Turns(1),
         large_read=asyncio.Lock(),
         tenant_settings=SettingsDirectory(engine),

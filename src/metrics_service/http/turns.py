@@ -1,4 +1,4 @@
-"""Bounds how many of a process's connections one tenant's writing takes at the same time."""
+"""Bounds how many of a process's connections one tenant takes at the same time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PATIENCE_S = 5.0
 class _Line(msgspec.Struct):
     free: asyncio.Semaphore
     users: int = 0
-    """Those who write and those who wait."""
+    """Those whose turn it is and those who wait."""
 
 
 class Turns:
-    """Lets so many writers of a tenant in at a time; the others wait without a connection."""
+    """Lets so many requests of a tenant in at a time; the others wait without a connection."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -52,5 +52,5 @@ async def _acquire(free: asyncio.Semaphore) -> None:
             await free.acquire()
     except TimeoutError:
         raise UnavailableError(
-            "too many requests of this tenant are being written", retry_after_s=1
+            "too many requests of this tenant wait for the database", retry_after_s=1
         ) from None

@@ -62,7 +62,7 @@ class ModelCallController(Controller):
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ModelSummary:
         """Count model calls, tokens and cost by group."""
         query = parse_query(request, ModelSummaryQuery)
-        async with caller.reading() as connection:
+        async with caller.summarising() as connection:
             return await summarise_model_calls(connection, query)
 
 

@@ -50,7 +50,8 @@ def zone_of(name: str) -> ZoneInfo:
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    # The first is the server's own, the second nobody's.
+    return frozenset(available_timezones()) - {"localtime", "Factory"}
 
 
 def range_error(start: datetime, end: datetime) -> FieldError | None:

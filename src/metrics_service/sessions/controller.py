@@ -121,7 +121,7 @@ class MetricsSessionController(Controller):
     ) -> SessionSummary:
         """Count sessions, and sum up their figures, by group."""
         query = parse_query(request, SessionSummaryQuery)
-        async with caller.reading() as connection:
+        async with caller.summarising() as connection:
             return await summarise_sessions(connection, query)
 
     @get("/{session_id:uuid}", opt=requires("read"))

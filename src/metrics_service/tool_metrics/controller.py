@@ -92,7 +92,7 @@ class ToolMetricController(Controller):
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ToolSummary:
         """Count tool calls, errors and durations by group."""
         query = parse_query(request, ToolSummaryQuery)
-        async with caller.reading() as connection:
+        async with caller.summarising() as connection:
             return await summarise_tool_metrics(connection, query)
 
 
