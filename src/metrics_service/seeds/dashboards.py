@@ -6,8 +6,12 @@ import msgspec
 
 from metrics_service.dashboards.templates import TEMPLATES
 from metrics_service.dashboards.templates.template import Template, Tile
+from metrics_service.dashboards.widgets import Range
 from metrics_service.seeds.companies import Role
 from metrics_service.tenants.provision import Plan
+
+# Half of the 30 days of history, so that there is a period before to compare with.
+SHOWN = Range(last="14d")
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +35,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def widgets(self) -> list[Tile]:
-        return self._template.tiles
+        return [_shown(tile) for tile in self._template.tiles]
 
     def layout(self) -> dict[str, dict[str, int]]:
         return self._template.layout()
@@ -39,6 +43,12 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _template(self) -> Template:
         return TEMPLATES[self.key]
+
+
+def _shown(tile: Tile) -> Tile:
+    query = msgspec.structs.replace(tile.widget.query, range=SHOWN)
+    widget = msgspec.structs.replace(tile.widget, query=query)
+    return msgspec.structs.replace(tile, widget=widget)
 
 
 OVERVIEW = Dashboard(key="overview", visibility="tenant", owner_role="owner")
