@@ -248,6 +248,8 @@ async def test_dashboards_have_an_owner_and_a_first_version(database):
         layout, widgets = msgspec.json.decode(row["layout"]), msgspec.json.decode(row["widgets"])
         assert list(layout) and set(layout) == {widget["id"] for widget in widgets}
         assert all(widget["query"]["source"] and widget["query"]["measures"] for widget in widgets)
+        # Half of the history, so that there is a period before.
+        assert all(widget["query"]["range"]["last"] == "14d" for widget in widgets)
 
 
 async def test_a_run_that_is_cut_off_leaves_no_half_history(database):

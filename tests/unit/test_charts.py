@@ -90,10 +90,11 @@ def values(spec, layer=0):
         (0.053, "share", "5.3 %"),
         (1, "share", "100 %"),
         (0.0002, "share", "0.02 %"),
-        (87, "ms", "87 ms"),
+        (87, "ms", "87.0 ms"),
         (1_234, "ms", "1.23 s"),
-        (90_000, "ms", "1.5 min"),
-        (90, "s", "1.5 min"),
+        (8_000, "ms", "8.00 s"),
+        (90_000, "ms", "1.50 min"),
+        (90, "s", "1.50 min"),
         (5_000_000, "usd_micros", "$5.00"),
         (120, "usd_micros", "$0.0001"),
         (324_220_000, "usd_micros", "$324.22"),
@@ -215,6 +216,8 @@ def test_bars_are_sorted_and_only_as_many_as_fit():
     shown = [row["c"] for row in values(drawn.spec)]
     assert shown == [f"t{n}" for n in range(30, 20, -1)]
     assert drawn.notes == ["and 20 more"]
+    cut = vega_lite(widget(query={"group_by": ["tool_name"]}), answer(rows, truncated=True), LOOK)
+    assert cut.notes == ["and at least 20 more"]
 
 
 def test_the_period_before_stands_beside_bars():
@@ -327,7 +330,7 @@ def test_the_encoding_that_a_client_chose_is_drawn():
     drawn = vega_lite(one, answer(by_day(agent="codex", p95_ms=2000.0)), LOOK)
 
     encoding = drawn.spec["encoding"]
-    assert encoding["x"]["scale"] == {"type": "utc"}
+    assert encoding["x"]["scale"]["type"] == "utc"
     assert encoding["y"]["title"] == "slow"
     assert encoding["color"]["legend"] is None
     assert [row["p95_ms"] for row in drawn.spec["data"]["values"]] == [2, 2]
@@ -366,6 +369,104 @@ def test_an_encoding_that_vega_refuses_is_said_in_its_card():
     assert "This chart cannot be drawn; look at its encoding." in texts(svg)
 
 
+@pytest.mark.parametrize("along", ["x", "y"])
+@pytest.mark.parametrize("form", [None, "%d/%m"])
+def test_bars_of_an_encoding_are_as_wide_as_their_weeks_and_called_by_their_mondays(along, form):
+    across = "y" if along == "x" else "x"
+    one = widget(
+        query={"group_by": ["week", "agent"]},
+        mark="bar",
+        encoding={
+            along: {"field": "week", **({"format": form} if form else {})},
+            across: {"field": "count"},
+            "color": {"field": "agent"},
+        },
+    )
+    rows = [
+        {"week": f"2026-03-{day}T00:00:00Z", "agent": name, "count": 5}
+        for day in ("02", "09")
+        for name in ("codex", "cursor")
+    ]
+
+    drawn = vega_lite(one, answer(rows), LOOK)
+
+    svg = drawing.draw(drawn.spec)
+    bars = re.findall(r'aria-roledescription="bar" d="M[^h]*h([-0-9.]+)v([-0-9.]+)', svg)
+    assert len(bars) == 4
+    assert all(abs(float(length)) > 40 for bar in bars for length in bar)
+    said = texts(svg)
+    assert {"02/03", "09/03"} <= set(said) if form else {"2 Mar", "9 Mar"} <= set(said)
+
+
+def test_the_legend_of_an_encoding_is_no_wider_than_its_chart():
+    names = [f"a tool with a long name {n}" for n in range(8)]
+    rows = [{"day": day(n), "tool_name": name, "count": 1} for n, name in enumerate(names)]
+    one = widget(
+        query={"group_by": ["day", "tool_name"]},
+        mark="bar",
+        encoding={"x": {"field": "day"}, "y": {"field": "count"}, "color": {"field": "tool_name"}},
+    )
+
+    drawn = vega_lite(one, answer(rows), LOOK)
+
+    assert drawn.spec["encoding"]["color"]["legend"]["columns"] == 3
+    said = texts(drawing.draw(drawn.spec))
+    assert set(names) <= set(said)
+    assert "1 Mar" in said
+
+
+@pytest.mark.parametrize(("mark", "shift"), [("bar", timedelta(days=3.5)), ("line", timedelta())])
+def test_weeks_are_labelled_where_they_stand(mark, shift):
+    rows = [{"week": f"2026-03-{day}T00:00:00Z", "count": 1} for day in ("02", "09")]
+
+    drawn = vega_lite(widget(query={"group_by": ["week"]}, mark=mark), answer(rows), LOOK)
+
+    mondays = [datetime(2026, 2, 23, tzinfo=UTC) + timedelta(weeks=n) for n in range(3)]
+    axis = drawn.spec["layer"][0]["encoding"]["x"]["axis"]
+    assert axis["values"] == [(monday + shift).timestamp() * 1000 for monday in mondays]
+    assert {"23 Feb", "2 Mar", "9 Mar"} <= set(texts(drawing.draw(drawn.spec)))
+
+
+def test_a_ranking_leaves_out_what_was_never_counted():
+    query = {"group_by": ["tool_name"], "measures": ["error_count"]}
+    rows = [{"tool_name": name, "error_count": n} for name, n in (("a", 2), ("b", 0), ("c", 0))]
+    before = [{"tool_name": name, "error_count": n} for name, n in (("b", 3), ("c", 0))]
+
+    def shown(rows, **options):
+        drawn = vega_lite(widget(query=query), answer(rows, **options), LOOK)
+        return {row["c"] for row in values(drawn.spec)}
+
+    table = widget("table", query={**query, "order_by": "-error_count"})
+    said = texts(compose(picture([table], [answer(rows)]), drawing.draw))
+
+    assert shown(rows) == {"a"}
+    assert shown(rows, before=before) == {"a", "b"}
+    assert "a" in said
+    assert not {"b", "c"} & set(said)
+
+
+def test_nothing_is_said_of_a_period_before_in_which_nothing_was():
+    tiles = [
+        widget("number"),
+        msgspec.structs.replace(widget(query={"group_by": ["day"]}), id="line"),
+        msgspec.structs.replace(widget(query={"group_by": ["tool_name"]}), id="bars"),
+    ]
+    by_tool = [{"tool_name": "a", "count": 1}]
+
+    def said(was, days, tools):
+        answers = [
+            answer([], totals={"count": 120}, before=[], was={"count": was}),
+            msgspec.structs.replace(answer(by_day(count=1), before=days), id="line"),
+            msgspec.structs.replace(answer(by_tool, before=tools), id="bars"),
+        ]
+        return " ".join(texts(compose(picture(tiles, answers), drawing.draw)))
+
+    before = [{"day": (FROM - timedelta(days=10)).isoformat(), "count": 7}]
+    assert "before" not in said(0, [], [])
+    assert "from 100" in said(100, before, by_tool)
+    assert "the dashed line is the period before" in said(100, before, by_tool)
+
+
 # -- whole pictures -------------------------------------------------------------------------------
 
 
@@ -382,7 +483,46 @@ def test_a_worse_error_rate_is_called_worse_and_more_calls_are_not():
     said = texts(compose(picture(tiles, [calls, errors]), drawing.draw))
 
     assert "▲ 20\xa0%" in said
-    assert "▲ 3 points worse," in said
+    assert "▲ 3 points worse" in said
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "said"),
+    [
+        (datetime(2026, 3, 4, tzinfo=UTC), datetime(2026, 3, 10, tzinfo=UTC), "4 to 9 Mar"),
+        (datetime(2026, 2, 24, tzinfo=UTC), datetime(2026, 3, 3, tzinfo=UTC), "24 Feb to 2 Mar"),
+        (datetime(2026, 3, 4, tzinfo=UTC), datetime(2026, 3, 5, tzinfo=UTC), "4 Mar"),
+        (datetime(2025, 3, 4, tzinfo=UTC), datetime(2025, 3, 5, tzinfo=UTC), "4 Mar 2025"),
+        (datetime(2025, 12, 4, tzinfo=UTC), datetime(2026, 1, 5, tzinfo=UTC),
+         "4 Dec 2025 to 4 Jan 2026"),
+        (datetime(2026, 3, 4, 5, tzinfo=UTC), datetime(2026, 3, 5, 7, tzinfo=UTC),
+         "4 Mar 2026 05:00 to 5 Mar 2026 07:00"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["chart", "number", "table"])
+def test_a_widget_with_a_range_of_its_own_says_so(kind, begin, end, said):
+    tiles = [msgspec.structs.replace(widget(kind, description="about"), id=one) for one in "ab"]
+    usual, own = (
+        msgspec.structs.replace(answer([], totals={"count": 1}), id="a"),
+        Answer(id="b", from_=begin, to=end, rows=[], totals={"count": 1}),
+    )
+
+    written = texts(compose(picture(tiles, [usual, own]), drawing.draw))
+
+    assert (said if kind == "number" else f"{said} · about") in written
+    assert "1 Mar 2026 to 10 Mar 2026" in written
+
+
+def test_a_range_that_all_widgets_have_is_said_once():
+    begin, end = datetime(2026, 3, 4, tzinfo=UTC), datetime(2026, 3, 10, tzinfo=UTC)
+    tiles = [msgspec.structs.replace(widget("number"), id=one) for one in "ab"]
+    answers = [Answer(id=one, from_=begin, to=end, rows=[], totals={"count": 1}) for one in "ab"]
+
+    said = texts(compose(picture(tiles, answers), drawing.draw))
+
+    assert [text for text in said if "Mar" in text and " to " in text] == [
+        "4 Mar 2026 to 9 Mar 2026"
+    ]
 
 
 def test_a_table_shows_what_fits_and_counts_the_rest():

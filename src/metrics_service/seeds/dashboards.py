@@ -5,9 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from metrics_service.dashboards.templates import TEMPLATES
-from metrics_service.dashboards.templates.template import Template
+from metrics_service.dashboards.templates.template import Template, Tile
+from metrics_service.dashboards.widgets import Range
 from metrics_service.seeds.companies import Role
 from metrics_service.tenants.provision import Plan
+
+# Half of the 30 days of history, so that there is a period before to compare with.
+SHOWN = Range(last="14d")
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +23,14 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def template(self) -> Template:
-        return TEMPLATES[self.key]
+        template = TEMPLATES[self.key]
+        return msgspec.structs.replace(template, tiles=[_shown(tile) for tile in template.tiles])
+
+
+def _shown(tile: Tile) -> Tile:
+    query = msgspec.structs.replace(tile.widget.query, range=SHOWN)
+    widget = msgspec.structs.replace(tile.widget, query=query)
+    return msgspec.structs.replace(tile, widget=widget)
 
 
 OVERVIEW = Dashboard(key="overview", visibility="tenant", owner_role="owner")

@@ -28,7 +28,7 @@ class ByName(Chart):
     def bars(self) -> Spec:
         """Lying bars, the longest on top, each with its figure at the end."""
         frame, look = self.frame, self.look
-        if frame.before and frame.series == [""]:
+        if frame.series == [""] and any((frame.before or {}).values()):
             self._beside()
         is_stacked = frame.is_additive and not frame.before
         legend = len(frame.series) > 1
@@ -37,7 +37,7 @@ class ByName(Chart):
         most = max(2, int(room // each))
         shown, rest = frame.places[:most], frame.places[most:]
         if rest:
-            frame.notes.append(f"and {len(rest)}{' or' if frame.is_truncated else ''} more")
+            frame.notes.append(f"and {'at least ' if frame.is_truncated else ''}{len(rest)} more")
         totals: dict[Place, float] = {}
         values: Values = []
         for place in shown:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 from metrics_service.dashboards.pictures.frames import Place
-from metrics_service.dashboards.pictures.marks import DAY_MS, Chart, Spec, Values, end_of, layer
+from metrics_service.dashboards.pictures.marks import Chart, Spec, Values, end_of, layer
 from metrics_service.dashboards.pictures.picture import Answer
+from metrics_service.dashboards.pictures.time_axis import time_axis
 
 
 class OverTime(Chart):
@@ -55,7 +54,7 @@ class OverTime(Chart):
             "x": {"field": "a", "type": "temporal", "scale": {"type": "utc"}},
             "y": {"field": "v", **self.figures()},
             "order": {"field": "o" if is_area else "a", "type": "quantitative"},
-            **self.colours("stroke" if drawn["type"] == "line" else "circle"),
+            **self.colours(is_line=drawn["type"] == "line"),
         }
         if is_area:
             encoding["y"]["stack"] = "zero"
@@ -72,20 +71,7 @@ class OverTime(Chart):
         elif len(places) > 1:
             # A point stands at the beginning of its bucket; the last one ends the line.
             begin, end = places[0], places[-1]
-        days = (end - begin) / DAY_MS
-        axis: Spec = {
-            "title": None,
-            "format": "%H:%M" if days <= 2 else "%-d %b" if days <= 200 else "%b %Y",
-            "tickCount": max(2, int(look.width // 95)),
-            "labelOverlap": True,
-            "labelFlush": not is_ranged,
-        }
-        if is_ranged and time == "day":
-            # The label of a day stands under the middle of it.
-            every = max(1, ceil(len(places) / max(2, look.width // 62)))
-            axis["values"] = [place + DAY_MS // 2 for place in places[::every]]
-            # Vega would halve them until there are no more than these.
-            axis["tickCount"] = len(axis["values"])
+        axis = time_axis(time, places, end - begin, look.width, is_ranged=is_ranged)
         scale = {"type": "utc", "domain": [begin, end], "nice": False}
         for one in parts["layer"]:
             one["encoding"]["x"] |= {"axis": axis, "scale": scale}
@@ -94,13 +80,14 @@ class OverTime(Chart):
     def _with_before(self, layers: list[Spec], time: str | None = None) -> Spec:
         """The period before as one dashed line of the whole: through the middle of the columns."""
         frame = self.frame
-        if not frame.before:
+        if not any((frame.before or {}).values()):
             return {"layer": layers}
         if not frame.is_additive and frame.series != [""]:
             frame.notes.append("the period before is not drawn behind several lines")
             return {"layer": layers}
         totals: dict[Place, float] = dict.fromkeys(frame.places, 0.0) if frame.is_additive else {}
-        for (place, _), value in frame.before.items():
+        frame.notes.append("the dashed line is the period before")
+        for (place, _), value in (frame.before or {}).items():
             totals[place] = totals.get(place, 0.0) + value
         values = [
             {"a": (int(place) + end_of(time, place)) / 2 if time else place,

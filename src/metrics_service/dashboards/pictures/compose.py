@@ -52,19 +52,22 @@ def compose(picture: Picture, draw: Draw) -> str:
     """The dashboard as SVG; what `draw` raises is said in its card."""
     theme = THEMES[picture.theme]
     told = msgspec.json.decode(picture.answers, type=Answers)
-    zone = ZoneInfo(told.meta.tz)
+    meta = _of_all(told)
+    zone = ZoneInfo(meta.tz)
     answers = {answer.id: answer for answer in told.data}
     cards, height = _cards(picture)
     look = Look(width=0, height=0, theme=theme, zone=zone, names=told.names)
     parts = [
         markup.rect(0, 0, WIDTH, height, fill=theme.page),
-        _head(picture, told.meta, theme, zone),
+        _head(picture, meta, theme, zone),
     ]
     for number, card in enumerate(cards):
-        parts.append(_card(card, answers.get(card.widget.id), look, draw, f"w{number}-"))
+        answer = answers.get(card.widget.id)
+        own_range = "" if answer is None else _own_range(answer, meta, zone)
+        parts.append(_card(card, answer, own_range, look, draw, f"w{number}-"))
     if not cards:
         parts.append(_said("This dashboard has no widgets yet.", theme, WIDTH, HEAD_HEIGHT + 40))
-    parts.append(_foot(told.meta, theme, zone, height))
+    parts.append(_foot(meta, theme, zone, height))
     outer_width, outer_height = size_of(picture)
     svg = (
         f'<svg xmlns="{markup.SVG}" width="{outer_width}" height="{outer_height}"'
@@ -133,6 +136,29 @@ def _head(picture: Picture, meta: Meta, theme: Theme, zone: ZoneInfo) -> str:
     )  # fmt: skip
 
 
+def _of_all(told: Answers) -> Meta:
+    """What the head says; where all widgets have one range of their own, it is that one."""
+    ranges = {(answer.from_, answer.to) for answer in told.data}
+    if len(ranges) != 1:
+        return told.meta
+    ((begin, end),) = ranges
+    return msgspec.structs.replace(told.meta, from_=begin, to=end)
+
+
+def _own_range(answer: Answer, meta: Meta, zone: ZoneInfo) -> str:
+    """The range of a widget that is not about what the head says, as short as it is clear."""
+    if (answer.from_, answer.to) == (meta.from_, meta.to):
+        return ""
+    begin, end = _day(answer.from_, zone), _day(answer.to, zone, is_end=True)
+    year = f" {meta.to.astimezone(zone):%Y}"
+    if begin.endswith(year) and end.endswith(year):
+        begin, end = begin.removesuffix(year), end.removesuffix(year)
+    day, _, month = begin.partition(" ")
+    if begin == end:
+        return begin
+    return f"{day if ':' not in end and end.endswith(f' {month}') else begin} to {end}"
+
+
 def _foot(meta: Meta, theme: Theme, zone: ZoneInfo, height: float) -> str:
     updated = f"data as of {_minute(meta.updated_at, zone)}" if meta.updated_at else "no data yet"
     made = f"drawn {_minute(meta.answered_at, zone)} {meta.tz}"
@@ -160,7 +186,9 @@ def _minute(moment: datetime, zone: ZoneInfo) -> str:
 # -- cards ------------------------------------------------------------------------------------------
 
 
-def _card(card: Card, answer: Answer | None, look: Look, draw: Draw, prefix: str) -> str:
+def _card(
+    card: Card, answer: Answer | None, own_range: str, look: Look, draw: Draw, prefix: str
+) -> str:
     theme = look.theme
     widget = card.widget
     room = card.width - 2 * PADDING
@@ -178,13 +206,11 @@ def _card(card: Card, answer: Answer | None, look: Look, draw: Draw, prefix: str
             colour=theme.muted if is_number else theme.text, room=room, is_bold=not is_number,
         )
     )  # fmt: skip
-    if widget.description and not is_number:
-        top += 17
-        parts.append(
-            markup.text(
-                PADDING, top - 2, widget.description, size=12, colour=theme.muted, room=room
-            )
-        )
+    about = [own_range] if is_number else [own_range, widget.description]
+    if said := " · ".join(filter(None, about)):
+        # A figure in the lowest card has room for no more than this.
+        top += 14 if is_number else 17
+        parts.append(markup.text(PADDING, top - 2, said, size=12, colour=theme.muted, room=room))
     top += 6 if is_number else 10
     inner = msgspec.structs.replace(look, width=room, height=card.height - top - PADDING)
     drawn, notes = _content(widget, answer, inner, draw, prefix)

@@ -16,6 +16,7 @@ NOTHING = "\N{EN DASH}"
 Direction = Literal["good", "bad", "neutral"]
 
 _THOUSANDS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, ""))
+_MEASURED = frozenset({"ms", "s", "score"})
 _TIMES = ((3_600_000, "h"), (60_000, "min"), (1000, "s"), (1, "ms"))
 _MICROS = 1_000_000
 
@@ -99,7 +100,7 @@ def figure(value: float | None, unit: str) -> str:
         return f"{_percent(value)}{GAP}%"
     scale = scale_for(abs(value), unit)
     sign = "\N{MINUS SIGN}" if value < 0 else ""
-    return f"{sign}{scale.before}{_written(abs(value), scale)}{scale.after}"
+    return f"{sign}{scale.before}{_written(abs(value), scale, unit)}{scale.after}"
 
 
 def _percent(share: float) -> str:
@@ -109,11 +110,23 @@ def _percent(share: float) -> str:
     return f"{percent:.1g}"
 
 
-def _written(value: float, scale: Scale) -> str:
+def _written(value: float, scale: Scale, unit: str) -> str:
     if scale.before == "$" and not scale.after:
         dollars = value / scale.divisor
         return f"{dollars:,.0f}" if dollars >= 1000 else _cents(dollars)
-    return _short(value / scale.divisor)
+    there = value / scale.divisor
+    # A count that is written out is exact.
+    is_exact = scale.divisor == 1 and unit not in _MEASURED and there == int(there)
+    return f"{there:,.0f}" if is_exact else _significant(there)
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, also where they are zeros: 8.00 s stands beside 8.32 s."""
+    if value >= 99.95:
+        return f"{value:,.0f}"
+    if value < 0.005:
+        return "0"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def _cents(dollars: float) -> str:
@@ -122,7 +135,7 @@ def _cents(dollars: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Three significant digits, or all that are before the point."""
+    """Of a change: three significant digits at most, or all that are before the point."""
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     digits = 1 if abs(value) >= 10 else 2

@@ -96,6 +96,8 @@ def frame_of(query: WidgetQuery, answer: Answer, look: Look) -> Frame:
                 for (place, series), value in frame.before.items()
                 if place in now
             }
+    if place is not None and (query.order_by or "-").startswith("-"):
+        _drop_zeros(frame)
     return frame
 
 
@@ -178,6 +180,15 @@ def _bound(frame: Frame, most: int) -> None:
         frame.notes.append(f"{OTHER}: {len(rest)} more")
     else:
         frame.notes.append(f"the {most} highest are shown, {len(rest)} are not")
+
+
+def _drop_zeros(frame: Frame) -> None:
+    """Of a ranking, the names of which nothing was counted, now or before; unless that is of all."""
+    if not frame.is_additive:
+        return
+    points = [*frame.points.items(), *(frame.before or {}).items()]
+    counted = {place for (place, _), value in points if value}
+    frame.places = [place for place in frame.places if place in counted] or frame.places
 
 
 def _fill(frame: Frame) -> None:

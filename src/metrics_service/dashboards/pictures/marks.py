@@ -64,17 +64,26 @@ class Chart:
         special = {OTHER: theme.other, BEFORE: theme.previous_fill, NOW: theme.accent}
         return special.get(name) or theme.series[number % len(theme.series)]
 
-    def colours(self, symbol: str = "circle") -> Spec:
+    def colours(self, *, is_line: bool = False) -> Spec:
         series = self.frame.series
         if len(series) < 2:
             return {}
         colours = [self.colour(number, name) for number, name in enumerate(series)]
-        widest = max(width_of(name, LABEL_SIZE) for name in series) + _LEGEND_MARKS
-        legend = {"title": None, "columns": max(1, int(self.look.width // widest)),
-                  "symbolLimit": 0, "symbolType": symbol,
-                  "symbolStrokeWidth": 3 if symbol == "stroke" else 0}  # fmt: skip
+        legend = {"title": None, **in_columns(series, self.look, is_line=is_line)}
         scale = {"domain": series, "range": colours}
         return {"color": {"field": "s", "type": "nominal", "scale": scale, "legend": legend}}
+
+
+def in_columns(names: Iterable[str], look: Look, *, is_line: bool) -> Spec:
+    """A legend that is no wider than its chart."""
+    widest = max((width_of(name, LABEL_SIZE) for name in names), default=0.0) + _LEGEND_MARKS
+    columns = max(1, int(look.width // widest))
+    symbol: Spec = (
+        {"symbolType": "stroke", "symbolStrokeWidth": 3}
+        if is_line
+        else {"symbolType": "circle", "symbolStrokeWidth": 0}
+    )
+    return {"columns": columns, "symbolLimit": 0, **symbol}
 
 
 def layer(values: Iterable[Mapping[str, Any]], mark: Spec, encoding: Spec) -> Spec:

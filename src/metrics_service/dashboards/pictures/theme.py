@@ -130,7 +130,11 @@ def config(theme: Theme) -> dict[str, Any]:
             "columnPadding": 14,
         },
         "header": {**labels, **titles},
-        "range": {"category": list(theme.series), "ramp": list(theme.ramp)},
+        "range": {
+            "category": list(theme.series),
+            "ramp": list(theme.ramp),
+            "heatmap": list(theme.ramp),
+        },
         "bar": {"color": theme.accent, "cornerRadiusEnd": 2},
         "line": {"color": theme.accent, "strokeWidth": 2, "strokeCap": "round"},
         "area": {"color": theme.accent, "fillOpacity": 0.85, "line": False},

@@ -14,6 +14,7 @@ from metrics_service.dashboards.pictures.figures import (
     adds_up,
     change,
     figure,
+    is_of_failures,
     is_slight,
     meaning_of_rise,
     unit_of,
@@ -100,8 +101,7 @@ def _comparison(
     theme = look.theme
     changed = change(now, before, unit)
     if now is None or before is None or changed is None:
-        said = "nothing before to compare with" if now is not None else ""
-        return markup.text(x, y, said, size=WORDS_SIZE, colour=theme.muted, room=room)
+        return ""
     sign, amount = changed
     was = f"from {figure(before, unit)}"
     if not sign:
@@ -110,7 +110,7 @@ def _comparison(
     meaning = "neutral" if is_slight(now, before, unit) else meaning_of_rise(measure)
     is_good = (meaning == "good") == (sign > 0)
     colour = theme.text if meaning == "neutral" else theme.good if is_good else theme.bad
-    judged = "" if meaning == "neutral" else " better," if is_good else " worse,"
+    judged = "" if meaning == "neutral" else " better" if is_good else " worse"
     moved = f"{'▲' if sign > 0 else '▼'} {amount}{judged}"
     reach = min(width_of(moved, WORDS_SIZE, is_bold=True), room)
     return markup.text(
@@ -172,11 +172,11 @@ class _Column(msgspec.Struct):
 
 def table(widget: Widget, answer: Answer, look: Look) -> Tile:
     """As many rows as fit, names on the left and figures on the right; the rest is counted."""
-    rows = answer.rows
+    rows = _failed(widget.query, answer.rows)
     fitting = max(1, int((look.height - HEADER_HEIGHT) // ROW_HEIGHT))
     notes = list(answer.notes)
     if len(rows) > fitting:
-        notes.insert(0, f"and {len(rows) - fitting}{' or' if answer.truncated else ''} more")
+        notes.insert(0, f"and {'at least ' if answer.truncated else ''}{len(rows) - fitting} more")
     measures, idle = _telling(widget.query, rows)
     if idle:
         notes.append(f"nothing but zeros: {', '.join(words(name) for name in idle)}")
@@ -209,6 +209,16 @@ def table(widget: Widget, answer: Answer, look: Look) -> Tile:
         )
     ]
     return Tile("".join([*rules, *parts]), notes)
+
+
+def _failed(query: WidgetQuery, rows: list[Row]) -> list[Row]:
+    """Of a ranking of failures, the rows that have any; all rows where none has."""
+    usual = "" if query.time_column is not None else f"-{query.measures[0]}"
+    order = query.order_by or usual
+    by = order.removeprefix("-")
+    if by == order or not is_of_failures(by):
+        return rows
+    return [row for row in rows if row.get(by)] or rows
 
 
 def _telling(query: WidgetQuery, rows: list[Row]) -> tuple[list[str], list[str]]:

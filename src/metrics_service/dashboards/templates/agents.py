@@ -76,7 +76,7 @@ def _first_token(name: str) -> Tile:
 def _failures(name: str) -> Tile:
     return chart(
         "failures", "Tools with the most failures", "tool_metrics", "error_count", "tool_name",
-        limit=10, about="beside the period before", compared=True, agent=name,
+        limit=10, compared=True, agent=name,
     )  # fmt: skip
 
 

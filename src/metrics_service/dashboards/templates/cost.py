@@ -30,11 +30,11 @@ COST = Template(
         ),
         chart(
             "by-person", "Cost by person", "model_calls", "cost_usd_micros", "user_id", limit=12,
-            about="beside the period before", compared=True, height=5,
+            compared=True, height=5,
         ),
         chart(
             "by-repository", "Cost by repository", "model_calls", "cost_usd_micros", "repository",
-            limit=12, about="beside the period before", compared=True, height=5,
+            limit=12, compared=True, height=5,
         ),
         chart(
             "by-team", "Cost by team and agent", "model_calls", "cost_usd_micros", "team agent",

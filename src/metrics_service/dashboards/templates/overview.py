@@ -31,7 +31,7 @@ OVERVIEW = Template(
         ),
         chart(
             "by-team", "Sessions by team", "sessions", "count", "team",
-            about="beside the period before", compared=True, width=6, height=5,
+            compared=True, width=6, height=5,
         ),
     ],
 )  # fmt: skip

@@ -29,11 +29,11 @@ PEOPLE = Template(
         ),
         chart(
             "team-score", "Productivity score by team", "sessions", "avg_score", "team",
-            about="mean of the sessions that have one; beside the period before", compared=True,
+            about="mean of the sessions that have one", compared=True,
         ),
         chart(
             "rejections", "Tool calls that people refused", "tool_metrics", "rejected_count",
-            "team", about="beside the period before", compared=True,
+            "team", compared=True,
         ),
         chart(
             "repositories", "Repositories", "sessions", "count", "repository", limit=12,

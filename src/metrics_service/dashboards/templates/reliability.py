@@ -18,7 +18,7 @@ RELIABILITY = Template(
         ),
         chart(
             "error-rate", "Share of tool calls that failed", "tool_metrics", "error_rate", "day",
-            about="the dashed line is the period before", mark="line", compared=True, height=5,
+            mark="line", compared=True, height=5,
         ),
         chart(
             "heat", "Where and when it fails", "tool_metrics", "error_rate", "day tool_category",
@@ -27,7 +27,7 @@ RELIABILITY = Template(
         ),
         chart(
             "failing", "Tools with the most failures", "tool_metrics", "error_count", "tool_name",
-            limit=12, about="failed calls, and those of the period before", compared=True,
+            limit=12, about="failed calls", compared=True,
             height=6,
         ),
         table(
@@ -36,7 +36,7 @@ RELIABILITY = Template(
         ),
         chart(
             "mcp", "Failures of MCP tools", "tool_metrics", "error_count", "tool_name", limit=10,
-            about="failed calls, and those of the period before", compared=True,
+            about="failed calls", compared=True,
             tool_category="mcp", height=5,
         ),
         chart(

@@ -23,7 +23,7 @@ TOOLS = Template(
         ),
         chart(
             "most-used", "Most used tools", "tool_metrics", "count", "tool_name", limit=12,
-            about="calls, and those of the period before", compared=True, height=7,
+            about="calls", compared=True, height=7,
         ),
         chart(
             "slowest", "Slowest tools", "tool_metrics", "p95_ms", "tool_name", limit=12,
