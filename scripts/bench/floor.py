@@ -29,8 +29,11 @@ from granian.log import LogLevels
 
 from metrics_service.cli.server import BACKLOG, CONNECTIONS_A_WORKER
 from metrics_service.db.pages import Page, PageMeta
-from metrics_service.ingest import people, sessions, write
+from metrics_service.ingest import people, write
 from metrics_service.ingest.records import Receipt, ToolMetricRecord, session_id_of
+from metrics_service.ingest.sessions import Extent, extend_sessions
+from metrics_service.rollups.ledger import Ledger
+from metrics_service.rollups.sources import TOOL_METRICS
 from metrics_service.sessions.repository import fetch_sessions, session_view
 from metrics_service.sessions.schemas import SessionQuery
 
@@ -127,10 +130,15 @@ class Floor:
             found = await connection.fetch(
                 write.INSERT_TOOL_METRICS, _encoder.encode(items).decode()
             )
-            extents = [
-                {**row, **named[row["session_id"]], "id": row["session_id"]} for row in found
-            ]
-            await connection.execute(sessions.EXTEND, _encoder.encode(extents).decode())
+            ledger = Ledger()
+            extents = []
+            for row in found:
+                figures = dict(row)
+                session_id = figures.pop("session_id")
+                ledger.enter(TOOL_METRICS, session_id, figures.pop("rows"))
+                extents.append(Extent(id=session_id, **named[session_id], **figures))
+            await extend_sessions(connection, extents, ledger)
+            await ledger.write(connection)
             await connection.execute("COMMIT")
         inserted = sum(row["tool_call_count"] for row in found)
         return _encoder.encode(Receipt(inserted, len(items) - inserted))

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import yaml
-from msgspec import Meta
 from yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -25,7 +24,7 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
-from metrics_service.dashboards.schemas import MAX_CONFIG_BYTES, MAX_WIDGETS, DashboardIn
+from metrics_service.dashboards.schemas import MAX_CONFIG_BYTES, DashboardIn, Layout, Widgets
 from metrics_service.errors import (
     BodyTooLargeError,
     InvalidBodyError,
@@ -57,8 +56,8 @@ class DashboardFile(
     name: Name
     description: Text = ""
     tags: Tags = []
-    layout: dict[str, Any] = {}
-    widgets: Annotated[list[dict[str, Any]], Meta(max_length=MAX_WIDGETS)] = []
+    layout: Layout = {}
+    widgets: Widgets = []
 
     @classmethod
     def of(cls, dashboard: Any) -> DashboardFile:
@@ -117,7 +116,7 @@ def read_file(content: bytes, kind: FileKind) -> DashboardFile:
     try:
         return msgspec.convert(value, DashboardFile)
     except msgspec.ValidationError as error:
-        raise InvalidBodyError([field_error(error)]) from None
+        raise InvalidBodyError([field_error(error, kind=DashboardFile)]) from None
 
 
 MAX_WIDTH = 2**30

@@ -16,6 +16,7 @@ from msgspec import Meta
 from metrics_service.dashboards.data import DashboardData, PreviousData, answer, known_widgets
 from metrics_service.dashboards.data_request import DataRequest
 from metrics_service.dashboards.image_controller import (
+    ANSWERS,
     MEDIA_TYPES,
     ImageQuery,
     answer_image,
@@ -64,7 +65,11 @@ class SharedDataController(Controller):
         _, found = await _answer(caller, data.asked())
         return found
 
-    @get("/image", media_type=MEDIA_TYPES["png"], operation_class=query_operation(ImageQuery))
+    @get(
+        "/image",
+        media_type=MEDIA_TYPES["png"],
+        operation_class=query_operation(ImageQuery, ANSWERS),
+    )
     async def get_shared_image(
         self, request: AnyRequest, caller: NamedDependency[Caller]
     ) -> Response[bytes]:

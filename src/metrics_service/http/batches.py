@@ -138,7 +138,7 @@ class BatchDecoder(Generic[ItemT]):
         try:
             item = self._one.decode(raw)
         except msgspec.ValidationError as error:
-            return field_error(error)
+            return field_error(error, kind=self._one.type)
         except (msgspec.DecodeError, RecursionError, ValueError):
             return FieldError("is not valid JSON")
         if b"\\u0000" in raw and (field := nul_field(item)) is not None:
