@@ -105,13 +105,22 @@ DURATION = f"""
 """
 
 
-# Tables of each source: grain, and the cubes that are kept there. The one by all dimensions has ten
-# times the rows of the others, which would lie scattered among them.
+# Tables of each source: the time of a row, and the cubes that are kept there. Of calls the one by all
+# dimensions has ten times the rows of the others, which would lie scattered among them; sessions are
+# few enough to be kept by all dimensions everywhere.
 TABLES = {
     "hourly": ("hour", ("agent", "what", "who")),
     "daily": ("day", ("agent", "place", "user", "what", "who")),
     "daily_all": ("day", ("all",)),
 }
+TABLES_OF_SESSIONS = {
+    "hourly": ("hour", ("agent", "who")),
+    "daily": ("day", ("agent", "place", "user", "who")),
+}
+
+
+def _tables(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    return TABLES_OF_SESSIONS if name == "sessions" else TABLES
 
 
 def _create(table: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
@@ -154,7 +163,7 @@ def _is_count(column: str) -> bool:
 def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
     """Roll up what is there already."""
     dimensions = (*own, *WHO)
-    unit, kept_here = TABLES[grain]
+    unit, kept_here = _tables(name)[grain]
     if name == "sessions":
         relation, place, arrived = "metrics_sessions f", "f", "created_at"
     else:
@@ -179,7 +188,7 @@ def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> 
         "place": ("team", "repository"),
         "user": ("user_id",),
         "what": (*own, "agent"),
-        "who": WHO,
+        "who": dimensions if name == "sessions" else WHO,
         "all": dimensions,
     }
     sets = ", ".join(f"(bucket, {', '.join(cubes[cube])})" for cube in kept_here)
@@ -237,7 +246,7 @@ def _count_native(sign: str) -> None:
 def upgrade() -> None:
     _count_native("+")
     for name, (own, sums) in SOURCES.items():
-        for grain in TABLES:
+        for grain in _tables(name):
             _create(f"{name}_{grain}", own, sums)
             op.protect_tenant_table(f"{name}_{grain}")
             _fill(name, grain, own, sums)
@@ -245,6 +254,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for name in SOURCES:
-        for grain in TABLES:
+        for grain in _tables(name):
             op.execute(f"DROP TABLE {name}_{grain}")
     _count_native("-")

@@ -216,7 +216,7 @@ async def test_a_session_whose_beginning_turns_out_to_be_earlier_stands_there(en
         rows = await check_rollups(connection)
 
     hour = START.replace(minute=0)
-    assert of_cube(rows, "sessions_hourly", "what", 1) == {(hour,): 1}
+    assert of_cube(rows, "sessions_hourly", "agent", 1) == {(hour,): 1}
 
 
 async def test_telemetry_of_a_clock_that_is_wrong_stands_at_the_edge_of_time(engine, new_tenant):

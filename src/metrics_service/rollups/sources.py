@@ -70,17 +70,19 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
     def cubes(self, grain: Grain) -> dict[Cube, tuple[str, ...]]:
         """The dimensions of each cube that is kept at this grain, those with the fewest rows first."""
-        what = (*self.own, "agent")
-        if grain == "hourly":
-            return {"agent": ("agent",), "what": what, "who": WHO}
-        return {
-            "agent": ("agent",),
+        agent: dict[Cube, tuple[str, ...]] = {"agent": ("agent",)}
+        others: dict[Cube, tuple[str, ...]] = {
             "place": ("team", "repository"),
             "user": ("user_id",),
-            "what": what,
-            "who": WHO,
-            "all": self.dimensions,
         }
+        if self.is_of_sessions:
+            # Few enough to be kept by all dimensions everywhere.
+            who: dict[Cube, tuple[str, ...]] = {"who": self.dimensions}
+            return {**agent, **who} if grain == "hourly" else {**agent, **others, **who}
+        both: dict[Cube, tuple[str, ...]] = {"what": (*self.own, "agent"), "who": WHO}
+        if grain == "hourly":
+            return {**agent, **both}
+        return {**agent, **others, **both, "all": self.dimensions}
 
     @property
     def rollups(self) -> list[Rollup]:
