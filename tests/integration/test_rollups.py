@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
@@ -32,7 +33,7 @@ from metrics_service.ingest.write import admit_facts, write_facts, write_session
 from metrics_service.rollups.rebuild import rebuild_rollups
 from metrics_service.sessions.repository import change_session, delete_session
 from metrics_service.sessions.schemas import SessionPatch
-from metrics_service.tenants.initialise import target_of
+from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.provision import NewTenant, create_tenant
 from metrics_service.tenants.registry import Tenant
 
@@ -205,6 +206,19 @@ async def test_facts_follow_their_session_to_another_team(engine, new_tenant):
         assert of_cube(after, "sessions_hourly", "who", TEAM) == {("web",): 1}
 
 
+async def test_what_was_deleted_is_in_no_rollup(engine, new_tenant):
+    tenant_id = (await new_tenant()).id
+    named = {"agent": AGENT, "external_session_id": "one", "started_at": START}
+    calls = [ToolMetricRecord(tool_name="Bash", duration_ms=5.0, **named), ModelCallRecord(**named)]
+    async with tenant_connection(engine, TenantContext(tenant_id)) as connection:
+        await write(connection, tenant_id, calls)
+
+        assert await delete_session(connection, _id(tenant_id, "one"))
+
+        rows = await check_rollups(connection)
+    assert [table for table, left in rows.items() if left] == []
+
+
 async def test_a_session_whose_beginning_turns_out_to_be_earlier_stands_there(engine, new_tenant):
     tenant_id = (await new_tenant()).id
     call = {"tool_name": "Bash", "agent": AGENT, "external_session_id": "one"}
@@ -344,20 +358,27 @@ def test_what_the_command_cannot_do_it_says(addresses, arguments, code):
     assert "Traceback" not in done.err
 
 
-async def test_an_upgrade_rolls_up_what_was_there_before(addresses, engine, new_tenant):
-    some = await new_tenant()
-    inbox = Inbox(engine, some.id)
+async def test_an_upgrade_rolls_up_what_was_there_before(new_database, admin_url):
+    # Of its own: an upgrade is of all tenants of a database.
+    addresses = await asyncio.to_thread(new_database)
+    await initialise(addresses, admin_url(urlsplit(addresses.runtime).path.removeprefix("/")))
+    new = NewTenant.of("some", name=None, domain=None, plan="basic", base_domain="localhost")
+    async with owner_connection(addresses.require_owner()) as connection:
+        tenant = await create_tenant(connection, new, target_of(addresses))
+    engine = runtime_engine(addresses.runtime, pool_max=1)
+    inbox = Inbox(engine, tenant.id)
     await inbox.send(*everything("s"))
     await inbox.record_calls(duration_ms=12.5, user_email="ada@example.com")
-    async with tenant_connection(engine, TenantContext(some.id)) as connection:
+    async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
         await change_session(connection, inbox.session_id("s"), SessionPatch(team="web"))
         right = await rollups_of(connection)
     line = on_database(addresses)
-    down_to = ("db", "downgrade", "--schema", some.tenant.schema_name, "--to", "tenant_0002")
+    down_to = ("db", "downgrade", "--schema", tenant.schema_name, "--to", "tenant_0002")
 
     down = await asyncio.to_thread(line, *down_to, "--yes")
     up = await asyncio.to_thread(line, "db", "upgrade")
 
     assert (down.code, up.code) == (0, 0), down.err + up.err
-    async with tenant_connection(engine, TenantContext(some.id)) as connection:
+    async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
         assert await rollups_of(connection) == right
+    await engine.dispose()

@@ -133,7 +133,7 @@ MUTATIONS = {
     ),
     "what a deleted session's calls added stays in the rollups": Mutation(
         (("await ledger.enter_facts(connection, [session_id], sign=-1)", "pass"),),
-        (f"{ROLLUPS}::test_any_mix_of_writes_leaves_the_rollups_that_the_rows_give",),
+        (f"{ROLLUPS}::test_what_was_deleted_is_in_no_rollup",),
     ),
     "calls do not follow their session to another team": Mutation(
         (('if self._taken.get(found["id"], place) != place:', "if False:"),),
