@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ MAJOR_VERSION = "18"
 DATABASE = "metrics"
 _UNFINISHED = "postgres.init-"
 _INITDB_TIMEOUT_S = 300
+_REMOVALS = 100
+_REMOVALS_APART_S = 0.05
 _FULL_DISK_BYTES = 64 * 1024 * 1024
 
 SETTINGS = """\
@@ -149,7 +152,12 @@ def last_complaint(output: str) -> str:
 
 def _remove_unfinished(home: Path) -> None:
     for leftover in home.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+        for _ in range(_REMOVALS):
+            shutil.rmtree(leftover, ignore_errors=True)
+            if not leftover.exists():
+                break
+            # Whoever was killed left an initdb behind, which writes on until it misses something.
+            time.sleep(_REMOVALS_APART_S)
 
 
 def _flush(directory: Path) -> None:
