@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -70,6 +72,9 @@ def pytest_runtest_makereport(item: pytest.Item):
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if threading.current_thread() is threading.main_thread():
+        # In the background of a shell it is ignored, by us and then by all that we start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if SERVER_ROOT in os.environ:
         return
     # Not pytest's own directory: sockets want it short, and the server, which is another user when
