@@ -161,7 +161,7 @@ async def engine(addresses: Addresses) -> AsyncIterator[AsyncEngine]:
 NewTenantFixture = Callable[..., Awaitable[SomeTenant]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_tenant(addresses: Addresses) -> NewTenantFixture:
     """Make a tenant of the test's own, so that tests need no cleaning up and run in parallel."""
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from wire import wire_to
 
 from metrics_service.db.addresses import Addresses
-from metrics_service.db.engine import owner_connection, runtime_engine
+from metrics_service.db.engine import runtime_engine
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
 from metrics_service.ingest.records import (
     ModelCallRecord,
@@ -29,8 +29,6 @@ from metrics_service.ingest.records import (
 from metrics_service.ingest.rows import ROWS_A_STATEMENT
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES, ToolNames
 from metrics_service.ingest.write import admit_facts, write_facts
-from metrics_service.tenants.initialise import target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
 from metrics_service.tenants.registry import Tenant
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
@@ -48,12 +46,8 @@ Item = tuple[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-async def tenant(addresses: Addresses) -> Tenant:
-    new = NewTenant.of(
-        f"t{uuid4().hex[:16]}", name=None, domain=None, plan="basic", base_domain="localhost"
-    )
-    async with owner_connection(addresses.require_owner()) as connection:
-        return await create_tenant(connection, new, target_of(addresses))
+async def tenant(new_tenant) -> Tenant:
+    return (await new_tenant()).tenant
 
 
 @pytest.fixture

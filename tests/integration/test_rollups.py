@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from command_line import on_database
@@ -44,12 +44,8 @@ TEAMS = ("web", "data", None)
 
 
 @pytest.fixture(scope="module")
-async def tenant(addresses: Addresses) -> Tenant:
-    new = NewTenant.of(
-        f"t{uuid4().hex[:16]}", name=None, domain=None, plan="basic", base_domain="localhost"
-    )
-    async with owner_connection(addresses.require_owner()) as connection:
-        return await create_tenant(connection, new, target_of(addresses))
+async def tenant(new_tenant) -> Tenant:
+    return (await new_tenant()).tenant
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import InvalidQueryError
 from metrics_service.rollups import series as reading
@@ -21,8 +20,6 @@ from metrics_service.rollups.queries import SeriesQuery
 from metrics_service.rollups.series import read_series
 from metrics_service.rollups.sources import SOURCES
 from metrics_service.rollups.statements import STATEMENTS
-from metrics_service.tenants.initialise import target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
 
 # The clocks go back in Europe on 26 October, and in America on 2 November.
 START = datetime(2025, 10, 22, tzinfo=UTC)
@@ -130,24 +127,12 @@ class Stored(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-async def make_tenant(addresses):
-    async def make():
-        new = NewTenant.of(
-            f"t{uuid4().hex[:16]}", name=None, domain=None, plan="basic", base_domain="localhost"
-        )
-        async with owner_connection(addresses.require_owner()) as connection:
-            return await create_tenant(connection, new, target_of(addresses))
-
-    return make
-
-
-@pytest.fixture(scope="module")
-async def stored(make_tenant, engine) -> Stored:
+async def stored(new_tenant, engine) -> Stored:
     """A tenant with a fortnight of work, beside another one with the like."""
     rng = random.Random(4)
-    other = await make_tenant()
+    other = (await new_tenant()).tenant
     await store(engine, other, some_rows(rng, 500))
-    tenant, rows = await make_tenant(), some_rows(rng, 1500)
+    tenant, rows = (await new_tenant()).tenant, some_rows(rng, 1500)
     await store(engine, tenant, rows)
     return Stored(tenant, rows)
 
@@ -438,8 +423,8 @@ async def test_an_answer_says_when_its_rollups_changed_last(read, stored, engine
     assert (await read(query_of())).updated_at == newest
 
 
-async def test_another_tenants_rows_are_never_counted(read, stored, make_tenant):
-    stranger = await make_tenant()
+async def test_another_tenants_rows_are_never_counted(read, stored, new_tenant):
+    stranger = (await new_tenant()).tenant
 
     for source in SOURCES:
         for dimensions in ((), ("day",), SOURCES[source].dimensions):
@@ -510,9 +495,9 @@ async def test_the_greatest_are_not_looked_for_among_some(read, monkeypatch):
 
 
 async def test_a_fact_whose_clock_was_wrong_stands_where_the_rollups_have_it(
-    read, make_tenant, engine
+    read, new_tenant, engine
 ):
-    tenant = await make_tenant()
+    tenant = (await new_tenant()).tenant
     fact = {
         "id": uuid4(), "tool_name": "Bash", "status": "success",
         "received_at": START, "started_at": START + timedelta(days=300, minutes=30),

@@ -6,7 +6,7 @@ import os
 import random
 import re
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -14,15 +14,12 @@ from rolled import ROLLUPS, check_rollups
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stories import Item, Sent, all_stories, groups_of, request_of
 
-from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
 from metrics_service.ingest.prices import load_prices
 from metrics_service.ingest.telemetry import Telemetry
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.otlp.decode import read_request
-from metrics_service.tenants.initialise import target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
 
 SEEDS = int(os.environ.get("TEST_ORDERS", "40"))
 RECEIVED = 1_760_003_600_000_000_000
@@ -103,26 +100,15 @@ def shuffled(items: list[Item], seed: int) -> list[Sent]:
 
 
 @pytest.fixture(scope="module")
-async def expected(engine, make_tenant):
-    tenant_id = await make_tenant()
+async def expected(engine, new_tenant):
+    tenant_id = (await new_tenant()).id
     await send(engine, tenant_id, in_order(all_stories()))
     return await tables(engine, tenant_id)
 
 
 @pytest.fixture(scope="module")
-async def make_tenant(addresses):
-    async def make() -> Any:
-        slug = f"t{uuid4().hex[:16]}"
-        new = NewTenant.of(slug, name=None, domain=None, plan="basic", base_domain="localhost")
-        async with owner_connection(addresses.require_owner()) as connection:
-            return (await create_tenant(connection, new, target_of(addresses))).id
-
-    return make
-
-
-@pytest.fixture(scope="module")
-async def other(make_tenant):
-    return await make_tenant()
+async def other(new_tenant):
+    return (await new_tenant()).id
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
