@@ -1,7 +1,7 @@
 """Sessions as the write path sees them: stated by a client, or extended by what happened in them.
 
 Every statement takes its rows in the order of their ids, and every transaction takes users, then
-facts, then sessions: so no two of them wait for each other.
+facts, then sessions, then rollups: so no two of them wait for each other.
 """
 
 from __future__ import annotations

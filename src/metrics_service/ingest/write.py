@@ -1,4 +1,4 @@
-"""The write path, one for every way in: dedupe, insert, extend sessions, inside one transaction.
+"""The write path: dedupe, insert, extend sessions, roll up, inside one transaction.
 
 Only rows that were really inserted are counted, so a batch sent twice, in any split, changes nothing
 the second time. The caller's transaction commits; nothing is acknowledged before that.

@@ -1,7 +1,8 @@
 """Storing a `Telemetry` in one transaction, so that any order of requests gives the same tables.
 
 Everything is locked in one order: tool names, traces, spans of tool calls, users, metric streams,
-sessions, and only then rows; within each by name. So no two requests wait for each other in a circle.
+sessions, only then rows, and rollups last; within each by name. So no two requests wait for each other
+in a circle.
 """
 
 from __future__ import annotations
