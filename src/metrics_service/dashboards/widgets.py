@@ -19,6 +19,7 @@ from msgspec import Meta
 from metrics_service.dashboards.layout import MAX_SHOWN, layout_errors
 from metrics_service.errors import FieldError, InvalidBodyError
 from metrics_service.fields import Instant, ShortText, Text
+from metrics_service.http.validation import named_field, reason_of, told
 from metrics_service.rollups.measures import MEASURES
 from metrics_service.rollups.ranges import TIMES, range_error
 from metrics_service.rollups.sources import SOURCES
@@ -205,19 +206,13 @@ def read_widget(raw: Any, where: str = "widget") -> Widget:
 Mistakes: TypeAlias = Iterator[tuple[str, str]]
 """The path of a field within the widget, and what is wrong with it."""
 
-_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
-_NAMED = re.compile(r"^Object (?P<how>missing required|contains unknown) field `(?P<name>[^`]*)`")
-
 
 def _of_type(error: msgspec.ValidationError, where: str) -> FieldError:
-    text = str(error)
-    found = _PATH.search(text)
-    path = where + (found["path"].replace("[...]", "") if found else "")
-    if named := _NAMED.match(text):
-        reason = "is required" if named["how"] == "missing required" else "is not a field"
-        return FieldError(reason, field=f"{path}.{named['name'][:MAX_SHOWN]}")
-    reason = text[: found.start()] if found else text
-    return FieldError(reason[:1].lower() + reason[1:], field=path)
+    said, path = told(error)
+    field = where + path.replace("[...]", "")
+    if name := named_field(said):
+        field += f".{name[:MAX_SHOWN]}"
+    return FieldError(reason_of(said), field=field)
 
 
 def _mistakes(widget: Widget) -> Mistakes:

@@ -14,10 +14,10 @@ from litestar.typing import FieldDefinition
 
 from metrics_service.errors import FieldError, InvalidBodyError, MalformedRequestError
 from metrics_service.http.choices import choices
+from metrics_service.http.validation import named_field, reason_of, told
 
 T = TypeVar("T")
 
-_PATH = re.compile(r" - at `(?:key in )?\$(?P<path>[^`]*)`$")
 _INDEX = re.compile(r"^\[(?P<index>\d+)\]\.?")
 _ESCAPED_NUL = b"\\u0000"
 _any = msgspec.json.Decoder(msgspec.Raw)
@@ -60,32 +60,14 @@ def field_error(
 
     Of `kind`, the type that was wanted, one learns what would have been right.
     """
-    text = str(error)
-    found = _PATH.search(text)
-    if found is None:
-        return FieldError(_reason(text), field=_named_field(text), index=index)
-    path = found["path"]
-    reason = _reason(text[: found.start()])
+    said, path = told(error)
+    reason = reason_of(said)
     if reason.startswith("invalid enum value") and (allowed := choices(kind, path)):
         reason = f"must be one of {', '.join(allowed)}"
     place = _INDEX.match(path)
     if place is not None and index is None:
         index, path = int(place["index"]), path[place.end() :]
-    field = path.lstrip(".") or _named_field(text)
-    return FieldError(reason, field=field or None, index=index)
-
-
-def _reason(text: str) -> str:
-    if text.startswith("Object missing required field"):
-        return "is required"
-    if text.startswith("Object contains unknown field"):
-        return "is not a field"
-    return text[:1].lower() + text[1:]
-
-
-def _named_field(text: str) -> str | None:
-    found = re.search(r"(?:required|unknown) field `([^`]*)`", text)
-    return found[1] if found else None
+    return FieldError(reason, field=path.lstrip(".") or named_field(said), index=index)
 
 
 def refuse_nul(value: Any) -> None:
