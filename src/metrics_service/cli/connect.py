@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -11,6 +10,7 @@ import msgspec
 import rich_click as click
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metrics_service.cli.signals import run_async
 from metrics_service.db.addresses import Addresses, database_addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.errors import MalformedRequestError
@@ -45,7 +45,7 @@ class Opened(msgspec.Struct, frozen=True):
             async with owner_connection(self.addresses.require_owner()) as connection:
                 return await work(connection)
 
-        return asyncio.run(connected())
+        return run_async(connected())
 
     def in_transaction(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """As `as_owner`, in one transaction."""
@@ -63,7 +63,7 @@ def opened_database(*, upgrade: bool = False, prepare: bool = True) -> Iterator[
     settings = load_settings()
     with database_addresses(settings) as addresses:
         if prepare:
-            for outcome in asyncio.run(prepare_embedded(addresses, upgrade=upgrade)):
+            for outcome in run_async(prepare_embedded(addresses, upgrade=upgrade)):
                 if outcome.error is not None:
                     click.echo(f"{outcome.schema_name}: {outcome.error}", err=True)
         yield Opened(settings, addresses)

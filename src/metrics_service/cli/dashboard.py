@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.cli.connect import Opened, opened_database
 from metrics_service.cli.output import json_option, print_many, print_one
+from metrics_service.cli.signals import run_async
 from metrics_service.dashboards.files import DashboardFile, FileKind, read_file, write_file
 from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import (
@@ -197,7 +197,7 @@ def _valid_name(name: str) -> str:
 def _with_gallery(tenant: str, work: Callable[[Gallery], Awaitable[Result]]) -> Result:
     """Do the work in one transaction that sees the tenant, and all of its dashboards."""
     with opened_database() as opened:
-        return asyncio.run(_in_tenant(opened, _served(opened, tenant).id, work))
+        return run_async(_in_tenant(opened, _served(opened, tenant).id, work))
 
 
 def _served(opened: Opened, name: str) -> Tenant:

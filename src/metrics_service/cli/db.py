@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ from metrics_service.cli.output import (
 )
 from metrics_service.cli.psql import find_psql, run_psql
 from metrics_service.cli.rollups import rebuild_rollups_command
+from metrics_service.cli.signals import run_async
 from metrics_service.db.addresses import SUPERUSER, Addresses
 from metrics_service.errors import (
     ConflictError,
@@ -105,7 +105,7 @@ def init(admin_url: str | None, as_json: bool) -> None:
     """Create roles and registry; safe to repeat. The embedded database needs no --admin-url."""
     with opened_database(prepare=False) as opened:
         admin = _admin_dsn(opened, admin_url)
-        notes = asyncio.run(initialise(opened.addresses, admin))
+        notes = run_async(initialise(opened.addresses, admin))
     print_one(Initialised(head("registry"), notes), as_json=as_json)
 
 
@@ -132,7 +132,7 @@ def _admin_dsn(opened: Opened, given: str | None) -> str:
 def upgrade(jobs: int | None, as_json: bool) -> None:
     """Bring the registry and every tenant schema to head; go on past a broken one."""
     with opened_database() as opened, progress() as advance:
-        result = asyncio.run(_upgrade(opened.addresses, jobs or default_jobs(), advance))
+        result = run_async(_upgrade(opened.addresses, jobs or default_jobs(), advance))
     _print_outcomes(result, result.schemas, as_json=as_json)
     _fail_for(result.schemas, result.holes)
 
@@ -174,7 +174,7 @@ def downgrade(schema: str | None, to: str | None, is_sure: bool, as_json: bool) 
         schemas = _chosen(states, schema)
         require_consent(f"Take {some(schemas)} back, data included?", is_sure=is_sure)
         target = msgspec.structs.replace(target_of(opened.addresses), steps_back=True, to=to)
-        outcomes = asyncio.run(downgrade_schemas(target, schemas))
+        outcomes = run_async(downgrade_schemas(target, schemas))
     _print_outcomes(outcomes, outcomes, as_json=as_json)
     _fail_for(outcomes, [])
 
@@ -231,7 +231,7 @@ async def _statuses(connection: AsyncConnection) -> list[SchemaStatus]:
 def check(as_json: bool) -> None:
     """Say whether the database is reachable, at head and safe."""
     with opened_database() as opened:
-        report = asyncio.run(check_database(opened.settings, opened.addresses))
+        report = run_async(check_database(opened.settings, opened.addresses))
     if as_json:
         print_json(report)
     else:
@@ -265,8 +265,8 @@ def reset(is_sure: bool) -> None:
         database = urlsplit(addresses.runtime).path.removeprefix("/")
         require_consent(f"Destroy everything in database {database}?", is_sure=is_sure)
         with progress() as advance:
-            dropped = asyncio.run(reset_database(target_of(addresses), on_dropped=advance))
-        asyncio.run(prepare_embedded(addresses, upgrade=True))
+            dropped = run_async(reset_database(target_of(addresses), on_dropped=advance))
+        run_async(prepare_embedded(addresses, upgrade=True))
     click.echo(f"dropped {dropped} tenants and the registry", err=True)
 
 
@@ -285,7 +285,7 @@ def reset(is_sure: bool) -> None:
 def seed(environment: Environment, force: bool, clear: bool, verbose: bool, as_json: bool) -> None:
     """Fill the database with what an environment needs; safe to repeat."""
     with opened_database() as opened, progress() as advance:
-        report = asyncio.run(
+        report = run_async(
             seed_database(
                 opened.addresses,
                 environment,

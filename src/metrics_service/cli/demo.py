@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +23,7 @@ from metrics_service.cli.serve import (
     workers_option,
 )
 from metrics_service.cli.server import Binding
+from metrics_service.cli.signals import run_async
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
 from metrics_service.seeds.dashboards import OVERVIEW
@@ -55,7 +55,7 @@ def demo(
     """Set up a database with three tenants and 30 days of history, and serve it."""
     binding = binding_of(load_settings(), host, port, workers, otlp_grpc_port)
     with database_to_serve() as opened:
-        tenants = asyncio.run(_set_up(opened))
+        tenants = run_async(_set_up(opened))
         serve_on(
             opened,
             binding,

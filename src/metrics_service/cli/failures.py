@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Mapping
-from types import FrameType
-from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import rich_click as click
 
+from metrics_service.cli.signals import end_on_sigterm
 from metrics_service.db.failures import driver_error
 from metrics_service.errors import (
     ConflictError,
@@ -36,7 +33,6 @@ NOT_FOUND = 3
 CONFLICT = 4
 UNREACHABLE = 5
 INTERRUPTED = 130
-TERMINATED = 143
 
 CODE_OF: dict[type[MetricsServiceError], int] = {
     SettingsError: WRONG_USAGE,
@@ -58,7 +54,7 @@ DSN_VARIABLES = ("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_DIRECT_URL", "R
 
 def run(command: click.Command, arguments: list[str] | None = None) -> int:
     """Run a command; print one line for whatever it raises, and return its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    end_on_sigterm()
     try:
         code = command.main(arguments, prog_name="metrics-service", standalone_mode=False)
         sys.stdout.flush()
@@ -153,18 +149,3 @@ def _passwords(dsn: str) -> list[str]:
     except ValueError:
         return []
     return [form for form in {password, unquote(password)} if form]
-
-
-def end_if_told() -> None:
-    """End now if SIGTERM came before: where Python was cleaning up, it swallowed the exception."""
-    if _is_told.is_set():
-        sys.exit(TERMINATED)
-
-
-_is_told = threading.Event()
-
-
-def _terminate(_: int, __: FrameType | None) -> NoReturn:
-    _is_told.set()
-    # As an exception, so that what is open is closed: the embedded server above all.
-    sys.exit(TERMINATED)

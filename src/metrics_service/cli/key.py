@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from metrics_service.cli.output import (
     require_consent,
     yes_option,
 )
+from metrics_service.cli.signals import run_async
 from metrics_service.db.engine import runtime_engine
 from metrics_service.db.roles import OWNER
 from metrics_service.db.tenancy import TenantContext, tenant_connection
@@ -116,7 +116,7 @@ def _user_of(opened: Opened, tenant: Tenant, email: str) -> UUID:
         finally:
             await engine.dispose()
 
-    return asyncio.run(find())
+    return run_async(find())
 
 
 @key.command(name="list")

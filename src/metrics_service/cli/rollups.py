@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 import rich_click as click
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.cli.connect import Opened, opened_database
 from metrics_service.cli.output import Advance, json_option, print_many, progress
+from metrics_service.cli.signals import run_async
 from metrics_service.db.engine import runtime_engine
 from metrics_service.db.tenancy import TenantContext
 from metrics_service.rollups.rebuild import rebuild_rollups
@@ -47,7 +46,7 @@ def rebuild_rollups_command(tenants: tuple[str, ...], is_all: bool, as_json: boo
             return [await get_tenant(connection, opened.tenant_name(name)) for name in tenants]
 
         chosen = opened.in_transaction(found)
-        done = asyncio.run(_rebuild(opened, chosen, advance))
+        done = run_async(_rebuild(opened, chosen, advance))
     print_many(done, as_json=as_json, none="there are no tenants")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_service.cli.connect import Opened, opened_database
-from metrics_service.cli.failures import end_if_told
 from metrics_service.cli.server import Binding, check_ports, run_server
+from metrics_service.cli.signals import end_if_told, run_async
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.failures import driver_error
 from metrics_service.errors import MigrationError
@@ -91,7 +90,7 @@ def database_to_serve() -> Iterator[Opened]:
 def serve_on(opened: Opened, binding: Binding, *, on_ready: Callable[[], None]) -> None:
     settings = opened.settings
     tell_workers(opened, binding)
-    asyncio.run(require_head(opened.addresses.runtime))
+    run_async(require_head(opened.addresses.runtime))
     # Each process reads them again; here a mistake is one message before anything is served.
     load_prices(settings.prices_file)
     configure_logging(settings.metrics_log_level, json=not os.isatty(1))

@@ -1,0 +1,65 @@
+"""SIGTERM: what is open is closed in order, and nothing is torn up on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+Result = TypeVar("Result")
+
+TERMINATED = 143
+
+_is_told = threading.Event()
+
+
+def end_on_sigterm() -> None:
+    """From now on the signal ends the process by an exception: so the embedded server is stopped."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def end_if_told() -> None:
+    """End now if SIGTERM came before: where Python was cleaning up, it swallowed the exception."""
+    if _is_told.is_set():
+        sys.exit(TERMINATED)
+
+
+def run_async(work: Coroutine[Any, Any, Result]) -> Result:
+    """As `asyncio.run`; SIGTERM cancels the work, and ends the process when that is over.
+
+    An exception out of a signal handler comes up between any two instructions. Where these are the
+    driver's, which is called by the event loop and calls back from C, it crashed the process.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    async def cancellable() -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def cancel(_: int, __: FrameType | None) -> None:
+            _is_told.set()
+            if task is not None:
+                # Later, and waking the loop: what it is doing now is done first.
+                loop.call_soon_threadsafe(task.cancel)
+
+        signal.signal(signal.SIGTERM, cancel)
+        try:
+            return await work
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    try:
+        result = asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        end_if_told()
+        raise
+    end_if_told()
+    return result
+
+
+def _terminate(_: int, __: FrameType | None) -> NoReturn:
+    _is_told.set()
+    sys.exit(TERMINATED)
