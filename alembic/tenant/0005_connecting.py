@@ -73,18 +73,22 @@ STATEMENTS = (
         ADD COLUMN id uuid NOT NULL DEFAULT shared.uuid_v7(),
         ADD COLUMN assigned_user_id uuid,
         ADD COLUMN assigned_by uuid,
-        ADD COLUMN assigned_at timestamptz
+        ADD COLUMN assigned_at timestamptz,
+        -- Whom a rule names needs no user of their own.
+        ALTER COLUMN user_id DROP NOT NULL
     """,
     "CREATE UNIQUE INDEX user_identities_id_ix ON user_identities (tenant_id, id)",
     "CREATE INDEX user_identities_page_ix ON user_identities (tenant_id, created_at, id)",
     # People known by email had no identity of their own.
     """
+    WITH known AS MATERIALIZED (
+        SELECT s.tenant_id, s.user_key AS value, u.id AS user_id, min(s.created_at) AS created_at
+        FROM metrics_sessions s JOIN users u ON u.tenant_id = s.tenant_id AND u.email = s.user_key
+        WHERE s.user_key_kind = 'email'
+        GROUP BY 1, 2, 3
+    )
     INSERT INTO user_identities (tenant_id, kind, value, user_id, created_at)
-    SELECT DISTINCT ON (s.tenant_id, s.user_key) s.tenant_id, 'email', s.user_key, u.id, s.created_at
-    FROM metrics_sessions s JOIN users u ON u.tenant_id = s.tenant_id AND u.email = s.user_key
-    WHERE s.user_key_kind = 'email'
-    ORDER BY s.tenant_id, s.user_key, s.created_at
-    ON CONFLICT DO NOTHING
+    SELECT tenant_id, 'email', value, user_id, created_at FROM known
     """,
     """
     CREATE TABLE identity_rules (
@@ -142,6 +146,7 @@ def downgrade() -> None:
             DROP COLUMN assigned_by, DROP COLUMN assigned_at
     """)
     # An email was an identity by the user alone.
-    op.execute("DELETE FROM user_identities WHERE kind = 'email'")
+    op.execute("DELETE FROM user_identities WHERE kind = 'email' OR user_id IS NULL")
+    op.execute("ALTER TABLE user_identities ALTER COLUMN user_id SET NOT NULL")
     for table in reversed(TABLES):
         op.execute(f"DROP TABLE {table}")

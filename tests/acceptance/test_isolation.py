@@ -78,9 +78,17 @@ SCOPES = {
     ("GET", "/api/v1/dashboard-templates"): "read",
     ("GET", "/api/v1/dashboard-templates/{name}"): "read",
     ("POST", "/api/v1/dashboard-templates/{name}/copy"): "write",
+    ("GET", "/api/v1/ingest-log"): "admin",
     ("GET", "/api/v1/keys"): "admin",
     ("POST", "/api/v1/keys"): "admin",
     ("DELETE", "/api/v1/keys/{id}"): "admin",
+    ("GET", "/api/v1/identities"): "admin",
+    ("GET", "/api/v1/identities/unclaimed"): "admin",
+    ("GET", "/api/v1/identities/{id}"): "admin",
+    ("PATCH", "/api/v1/identities/{id}"): "admin",
+    ("GET", "/api/v1/identity-rules"): "admin",
+    ("POST", "/api/v1/identity-rules"): "admin",
+    ("DELETE", "/api/v1/identity-rules/{id}"): "admin",
     ("POST", "/v1/logs"): "ingest",
     ("POST", "/v1/metrics"): "ingest",
     ("POST", "/v1/traces"): "ingest",
@@ -108,6 +116,12 @@ BODIES = {
     ("POST", "/api/v1/dashboards/{id}/data"): dict,
     ("POST", "/api/v1/dashboards/{id}/origin"): lambda: {"widget": "a", "measure": "count"},
     ("POST", "/api/v1/keys"): lambda: {"name": "x", "scopes": ["admin"]},
+    ("PATCH", "/api/v1/identities/{id}"): lambda: {"user_email": "thief@example.com"},
+    ("POST", "/api/v1/identity-rules"): lambda: {
+        "kind": "account_id",
+        "value": "a-1",
+        "user_email": "thief@example.com",
+    },
     ("POST", "/v1/logs"): lambda: LOGS,
     ("POST", "/v1/metrics"): lambda: METRICS,
     ("POST", "/v1/traces"): lambda: TRACES,
@@ -130,16 +144,35 @@ LISTS = sorted(
 class Belongings:
     """One of everything that a tenant can have, with its ids."""
 
-    def __init__(self, tenant, session_id, dashboard_id, key_id, user_id, share_id=None):
+    def __init__(
+        self,
+        tenant,
+        session_id,
+        dashboard_id,
+        key_id,
+        user_id,
+        share_id=None,
+        *,
+        identity_id=None,
+        rule_id=None,
+    ):
         self.tenant = tenant
         self.share_id = share_id
         self.session_id = session_id
         self.dashboard_id = dashboard_id
         self.key_id = key_id
         self.user_id = user_id
+        self.identity_id = identity_id
+        self.rule_id = rule_id
 
     def path(self, template, other_id=None):
-        own = {"sessions": self.session_id, "dashboards": self.dashboard_id, "keys": self.key_id}
+        own = {
+            "sessions": self.session_id,
+            "dashboards": self.dashboard_id,
+            "keys": self.key_id,
+            "identities": self.identity_id,
+            "identity-rules": self.rule_id,
+        }
         one = other_id or next((own[kind] for kind in own if f"/{kind}/" in template), None)
         path = (
             template.replace("{id}", str(one)).replace("{version}", "1").replace("{name}", "cost")
@@ -179,6 +212,11 @@ def furnished(client, new_together, engine):
             json={"kind": "link"},
             headers=tenant.headers,
         )
+        await client.post("/v1/logs", json=claimed(tenant), headers=tenant.headers)
+        for number in range(3):
+            rule = {"kind": "account_id", "value": f"a{number}", "user_email": "ada@example.com"}
+            ruled = await client.post("/api/v1/identity-rules", json=rule, headers=tenant.headers)
+        identities = await client.get("/api/v1/identities", headers=tenant.headers)
         return Belongings(
             tenant,
             made["id"],
@@ -186,9 +224,38 @@ def furnished(client, new_together, engine):
             issued.json()["id"],
             made["user_id"],
             share.json()["id"],
+            identity_id=identities.json()["data"][0]["id"],
+            rule_id=ruled.json()["rule"]["id"],
         )
 
     return make
+
+
+def claimed(tenant):
+    """Logs that claim three people, in a session that is there already."""
+
+    def attribute(name, value):
+        return {"key": name, "value": {"stringValue": value}}
+
+    records = [
+        {
+            "timeUnixNano": str(int(BASE.timestamp()) * 10**9),
+            "attributes": [
+                attribute("event.name", "user_prompt"),
+                attribute("session.id", f"s{number}"),
+                attribute("event.sequence", str(number)),
+                attribute("installation.id", f"{tenant.slug}-{number}"),
+            ],
+        }
+        for number in range(3)
+    ]
+    scope = {"name": "com.anthropic.claude_code.events"}
+    resource = {"attributes": [attribute("service.name", "claude-code")]}
+    return {
+        "resourceLogs": [
+            {"resource": resource, "scopeLogs": [{"scope": scope, "logRecords": records}]}
+        ]
+    }
 
 
 @pytest.fixture(scope="module")

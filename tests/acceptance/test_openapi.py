@@ -35,6 +35,7 @@ async def test_every_example_is_accepted_as_it_stands(client, new_tenant):
         ("patch", "/api/v1/settings"): 200,
         ("post", "/api/v1/dashboards"): 201,
         ("post", "/api/v1/dashboards/import"): 201,
+        ("post", "/api/v1/identity-rules"): 201,
         ("post", "/api/v1/keys"): 201,
         ("post", "/api/v1/sessions"): 201,
         ("post", "/api/v1/sessions/batch"): 200,

@@ -41,15 +41,26 @@ class Inbox:
         self.tenant_id = tenant_id
         self.writer = TelemetryWriter(ToolNames(), load_prices())
 
-    async def send(
-        self, *requests: Request, owner: UUID | None = None, keeps_content: bool = False
-    ) -> None:
+    async def clear(self) -> None:
+        """Take away all that came in: a tenth of the time that another tenant takes."""
+        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
+            tables = await connection.fetch(
+                "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+            )
+            await connection.execute("; ".join(f"DELETE FROM {row[0]}" for row in tables))
+        self.writer = TelemetryWriter(ToolNames(), load_prices())
+
+    async def send(self, *requests: Request, **how: Any) -> None:
         """Take the requests in, one after the other."""
         for request in requests:
-            await self.send_together(request, owner=owner, keeps_content=keeps_content)
+            await self.send_together(request, **how)
 
     async def send_together(
-        self, *requests: Request, owner: UUID | None = None, keeps_content: bool = False
+        self,
+        *requests: Request,
+        owner: UUID | None = None,
+        key_id: UUID | None = None,
+        keeps_content: bool = False,
     ) -> None:
         """Take all of them in as if they had been one request."""
         out = Telemetry(self.tenant_id, keeps_content=keeps_content)
@@ -57,7 +68,7 @@ class Inbox:
             reading = read_request(signal, body, is_json=True, received_ns=RECEIVED, out=out)
             assert not reading.reasons
         async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
-            names = await self.writer.write(connection, out, owner=owner)
+            names = await self.writer.write(connection, out, owner=owner, key_id=key_id)
             if self._is_alone:
                 # After each: no order of arrival may lead the rollups away from the rows.
                 await check_rollups(connection)

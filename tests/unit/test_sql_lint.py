@@ -442,7 +442,14 @@ INTERPOLATED: dict[str, set[str]] = {
         "figures", "grain", "kept", "name", "plan.source.table_of(grain, plan.cubes[grain])", "session",
         "sessions_of(plan)", "signals", "source.table", "start",
     },
+    "src/metrics_service/identities/repository.py": {
+        "COLUMNS", "FROM", "RULES", "order", "where", "where.bind(limit)", "where.bind(offset)",
+    },
+    "src/metrics_service/ingest/past_sessions.py": {"CALLS_A_STEP", "SESSIONS_A_STEP"},
     "src/metrics_service/rollups/series.py": {"first", "last", "source.table_of(grain, 'agent')"},
+    "src/metrics_service/ingest_log/repository.py": {
+        "COLUMNS", "order", "where", "where.bind(limit)", "where.bind(offset)",
+    },
     "src/metrics_service/ingest/sessions.py": {
         "SESSIONS.needed('s')", "contributions(SESSIONS, 'changed')",
         "contributions(SESSIONS, 'held')", "returned", "shown",
@@ -476,7 +483,9 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/tenants/wall.py": {"BACKUP", "expression", "ids", "role", "table"},
     "src/metrics_service/tool_metrics/repository.py": {"CLOCK"},
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
+    "alembic/registry/0002_ended_keys.py": {"runtime"},
     "alembic/tenant/0001_tenant.py": {"table"},
+    "alembic/tenant/0005_connecting.py": {"table"},
     "alembic/tenant/0002_telemetry.py": {
         "additions", "index", "removals", "table",
     },

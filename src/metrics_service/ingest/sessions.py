@@ -76,6 +76,8 @@ UPDATE metrics_sessions s SET
     started_at = least(s.started_at, e.started_at),
     last_event_at = greatest(s.last_event_at, e.last_event_at),
     user_id = coalesce(s.user_id, e.user_id),
+    user_source = CASE WHEN s.user_id IS NULL AND e.user_id IS NOT NULL
+                       THEN 'stated' ELSE s.user_source END,
     tool_call_count = s.tool_call_count + coalesce(e.tool_call_count, 0),
     tool_error_count = s.tool_error_count + coalesce(e.tool_error_count, 0),
     tool_reject_count = s.tool_reject_count + coalesce(e.tool_reject_count, 0),
@@ -108,6 +110,7 @@ UPDATE metrics_sessions s SET
                     THEN r.started_at ELSE coalesce(r.ended_at, s.ended_at) END,
     last_event_at = greatest(s.last_event_at, r.ended_at, r.started_at),
     user_id = coalesce(r.user_id, s.user_id),
+    user_source = CASE WHEN r.user_id IS NOT NULL THEN 'stated' ELSE s.user_source END,
     repository = coalesce(r.repository, s.repository),
     branch = coalesce(r.branch, s.branch),
     team = coalesce(r.team, s.team),

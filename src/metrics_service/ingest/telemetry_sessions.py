@@ -14,7 +14,8 @@ import msgspec
 from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.ingest.claims import OWNER, Claim, best_claim
+from metrics_service.ingest.claims import BY_KEY, best_claim
+from metrics_service.ingest.known_people import KnownPeople
 from metrics_service.ingest.records import session_id_of
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import (
@@ -22,7 +23,6 @@ from metrics_service.ingest.session_state import (
     FIGURES,
     MAX_FIGURE,
     Figures,
-    Known,
     State,
     add,
     figures_of,
@@ -33,6 +33,9 @@ from metrics_service.rollups.ledger import Place
 
 # An end is the end unless something happens later; exporters flush for some seconds after it.
 GRACE_NS = 30 * 10**9
+
+STATED = "stated"
+"""How a user is known of whom a client, or somebody by hand, said that it is theirs."""
 
 SAID = (
     "session_type",
@@ -67,6 +70,7 @@ HOLD = hold(
     "last_event_at",
     "ended_at",
     "user_id",
+    "user_source",
     "parent_session_id",
     "tool_call_count",
     "model_call_count",
@@ -80,8 +84,8 @@ CHANGE = """
 UPDATE metrics_sessions s SET
     started_at = least(s.started_at, r.started_at),
     last_event_at = greatest(s.last_event_at, r.last_event_at),
-    ended_at = r.ended_at, user_id = r.user_id, user_key = r.user_key,
-    user_key_kind = r.user_key_kind, claims = r.claims, resource = r.resource,
+    ended_at = r.ended_at, user_id = r.user_id, user_source = r.user_source,
+    user_key = r.user_key, user_key_kind = r.user_key_kind, claims = r.claims, resource = r.resource,
     parent_session_id = r.parent_session_id, signals = r.signals, telemetry = r.telemetry,
     session_type = r.session_type, repository = r.repository, branch = r.branch, team = r.team,
     project = r.project, environment = r.environment, commit_sha = r.commit_sha,
@@ -114,7 +118,7 @@ UPDATE metrics_sessions s SET
     updated_at = now()
 FROM json_to_recordset($1::json) AS r(
     id uuid, started_at timestamptz, last_event_at timestamptz, ended_at timestamptz,
-    user_id uuid, user_key text, user_key_kind text, claims jsonb,
+    user_id uuid, user_source text, user_key text, user_key_kind text, claims jsonb,
     resource jsonb, parent_session_id uuid, signals text[], telemetry jsonb, session_type text,
     repository text, branch text, team text, project text, environment text, commit_sha text,
     cost_center text, start_type text, end_reason text, agent_version text, entrypoint text,
@@ -148,6 +152,7 @@ class Held(msgspec.Struct):
     tallies: Figures
     """Prompts, turns and compactions that are new."""
     user_id: UUID | None
+    user_source: str | None
     started_at: datetime
     last_event_at: datetime
     signals: set[str]
@@ -206,23 +211,28 @@ def _held(row: Record, part: SessionPart) -> Held:
         native,
         {},
         row["user_id"],
+        row["user_source"],
         min(row["started_at"], instant(part.first_ns)),
         max(row["last_event_at"], instant(part.last_ns)),
         set(row["signals"]),
     )
 
 
-def identify(held: Held, users: Mapping[Claim, UUID]) -> None:
-    """Say whose session it is, by the best claim that anything made so far."""
-    claim = best_claim(held.state.said)
-    user_id = users.get(claim) if claim is not None else None
-    if claim is None or user_id is None:
+def identify(held: Held, people: KnownPeople, *, settles: bool = False) -> None:
+    """Say whose session it is, by all that was ever said of it.
+
+    `settles` says that everything was looked up: then somebody who cannot be named is nobody.
+    """
+    known = people.who(held.state.said)
+    if known is None and not settles:
         return
-    held.state.known = Known(claim, user_id)
+    held.state.known = known
     stored = held.before.known
-    if held.row["user_id"] == (stored.user_id if stored is not None else None):
+    told = stored.user_id if stored is not None else None
+    if held.row["user_source"] != STATED and held.row["user_id"] == told:
         # Nobody said otherwise since.
-        held.user_id = user_id
+        held.user_id = known.user_id if known is not None else None
+        held.user_source = known.source if known is not None else None
 
 
 def absorb(held: Held, other: Held) -> None:
@@ -231,6 +241,8 @@ def absorb(held: Held, other: Held) -> None:
     state.hear(old.said)
     add(state.calls, old.calls)
     add(state.meters, old.meters)
+    add(state.named, old.named)
+    add(state.recorded, old.recorded)
     state.tool_rank = max(state.tool_rank, old.tool_rank)
     state.model_rank = max(state.model_rank, old.model_rank)
     add(held.tallies, {name: other.row[name] for name in COUNTED})
@@ -260,12 +272,16 @@ async def drop_sessions(connection: ContextConnection, session_ids: list[UUID]) 
 def _changed(held: Held, part: SessionPart | None, tenant_id: UUID) -> dict[str, Any]:
     state = held.state
     said = state.said
-    known = state.known
+    claim = best_claim(said)
     state.shown = {
         name: min(value, MAX_FIGURE)
         for name, value in figures_of(state, held.native).items()
         if value
     }
+    for figures in (state.calls, state.named, state.recorded):
+        # What came and gave way is what never came.
+        for name in [name for name, value in figures.items() if not value]:
+            del figures[name]
     changed: dict[str, Any] = {name: _kept(held, name) for name in SAID}
     signals = held.signals | (part.signals if part is not None else set())
     changed |= {
@@ -274,8 +290,9 @@ def _changed(held: Held, part: SessionPart | None, tenant_id: UUID) -> dict[str,
         "last_event_at": held.last_event_at,
         "ended_at": _ended_at(held),
         "user_id": held.user_id,
-        "user_key": known.claim.value if known is not None else None,
-        "user_key_kind": known.claim.kind if known is not None else None,
+        "user_source": held.user_source,
+        "user_key": claim.value if claim is not None else None,
+        "user_key_kind": claim.kind if claim is not None else None,
         "claims": _named(said, "@") or None,
         "resource": _named(said, "#") or None,
         "parent_session_id": _parent(held, tenant_id),
@@ -327,5 +344,5 @@ def _named(said: Mapping[str, tuple[int, Any]], mark: str) -> dict[str, Any]:
     return {
         name[1:]: value
         for name, (_, value) in sorted(said.items())
-        if name.startswith(mark) and name[1:] != OWNER
+        if name.startswith(mark) and name[1:] not in BY_KEY
     }

@@ -18,12 +18,15 @@ from metrics_service.http.batches import (
     BatchQuery,
     BatchReceipt,
     batch_operation,
+    taken_of,
 )
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
+from metrics_service.http.told import leave_taken
+from metrics_service.ingest.diary_page import Taken
 from metrics_service.ingest.records import SessionRecord
 from metrics_service.sessions.repository import (
     count_sessions,
@@ -90,11 +93,13 @@ class MetricsSessionController(Controller):
     @post(opt=requires("ingest"), dto=JsonBody[SessionRecord], return_dto=None)
     async def post_session(
         self,
+        request: AnyRequest,
         caller: NamedDependency[Caller],
         data: Annotated[SessionRecord, Body(examples=[Example(value=EXAMPLE)])],
     ) -> Response[SessionView]:
         """Create a session, or update the one with the same `agent` and `external_id`."""
         view, is_new = await state_session(caller, data)
+        leave_taken(request.scope, Taken(1, agent=data.agent))
         return Response(view, status_code=201 if is_new else 200)
 
     @post(
@@ -109,7 +114,9 @@ class MetricsSessionController(Controller):
         """Create or update up to 10,000 sessions in one transaction."""
         query = parse_query(request, BatchQuery)
         batch = _batch.decode(await take_body(request), request.scope["headers"])
-        return await state_sessions(caller, batch, query)
+        receipt = await state_sessions(caller, batch, query)
+        leave_taken(request.scope, taken_of(batch, receipt))
+        return receipt
 
     @get(
         "/summary",

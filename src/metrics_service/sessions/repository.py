@@ -37,7 +37,7 @@ COLUMNS = f"""
     s.environment, s.commit_sha, s.cost_center, s.workspace_paths, s.agent_version, s.entrypoint,
     s.terminal_type, s.os_type, s.os_version, s.host_arch, s.surface, s.permission_mode,
     s.sandbox_policy, s.approval_policy, s.reasoning_effort, s.user_key, s.user_key_kind,
-    s.claims::text AS claims
+    s.user_source, s.claims::text AS claims
 """
 TABLES = """
     metrics_sessions s
@@ -179,6 +179,8 @@ async def change_session(
         # Names come from the struct, never from the client.
         bound = msgspec.json.encode(value).decode() if name == "metadata" else value
         changes.append(f"{name} = {where.bind(bound)}")
+    if "user_id" in given:
+        changes.append(f"user_source = {where.bind('stated' if given['user_id'] else None)}")
     if "started_at" in given:
         # Bound again: on the right of SET, the column would still be the old one.
         started_at = where.bind(given["started_at"])

@@ -107,6 +107,9 @@ class SessionView(msgspec.Struct, frozen=True, omit_defaults=True):
     reasoning_effort: str | None = None
     user_key: str | None = None
     user_key_kind: str | None = None
+    user_source: Literal["key", "assigned", "rule", "claim", "stated"] | None = None
+    """How the user is known: by the key that sent it, because somebody assigned what telemetry
+    claims or made a rule, by the claim itself, or because a client or a person stated it."""
     claims: msgspec.Raw | None = None
     resource: msgspec.Raw | None = None
     """Of one session alone; lists leave it out."""
