@@ -8,7 +8,7 @@ as() { if [ "$(id -u)" = 0 ]; then setpriv --reuid=postgres --regid=postgres --c
 if [ "$(id -u)" = 0 ]; then chown postgres "$home"; fi
 as "$bin/initdb" -D "$home/data" -U postgres --auth=trust -E UTF8 --locale=C >/dev/null
 as "$bin/pg_ctl" -D "$home/data" -l "$home/log" -w -s \
-    -o "-k $home -c listen_addresses='' -c max_connections=200" start
+    -o "-k $home -c listen_addresses='' -c max_connections=200 -c fsync=off -c full_page_writes=off" start
 stop() { as "$bin/pg_ctl" -D "$home/data" -m fast -s stop; rm -rf "$home"; }
 trap stop EXIT
 export TEST_ADMIN_URL="postgresql://postgres@/postgres?host=$home"

@@ -20,6 +20,7 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 import pytest
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.addresses import MIGRATOR_LOGIN, RUNTIME_LOGIN, SUPERUSER, Addresses
@@ -30,6 +31,11 @@ from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import SCOPES, Scope, create_key
 from metrics_service.tenants.provision import NewTenant, create_tenant
 from metrics_service.tenants.registry import Tenant
+
+# What searches tries a hundred examples, or as `thorough` a thousand; where each of them asks the
+# database, it is the share of them that the test says.
+hypothesis_settings.register_profile("thorough", max_examples=1000, deadline=None)
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 PASSWORD = "only-for-tests"
 SERVER_ROOT = "TEST_SERVER_ROOT"
@@ -101,7 +107,17 @@ def admin_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
         return
     root = request.getfixturevalue("server_root")
     with embedded_server(root) as server:
+        asyncio.run(_hurry(server.dsn(SUPERUSER, "postgres")))
         yield lambda database: server.dsn(SUPERUSER, database)
+
+
+async def _hurry(admin_dsn: str) -> None:
+    """Wait for no disk: what is stored here is thrown away, and nobody pulls the plug."""
+    connection = await asyncpg.connect(admin_dsn)
+    for setting in ("fsync", "full_page_writes"):
+        await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+    await connection.execute("SELECT pg_reload_conf()")
+    await connection.close()
 
 
 @pytest.fixture(scope="session")

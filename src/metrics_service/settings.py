@@ -22,6 +22,8 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 
 # A variable with one of these beginnings is ours: one that we do not know is a misspelling.
 OUR_PREFIXES = ("METRICS_", "DATABASE_", "DB_RETRY_", "SLOW_QUERY_", "REDIS_")
+# What clients on the same machine are given; no setting of the service.
+CLIENTS_KEY = "METRICS_INGEST_KEY"
 # Canonical already: lower case, no dot at the end.
 DOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
 SECRET_FILE = "secret_key"  # noqa: S105  # a name
@@ -55,6 +57,7 @@ class Settings(
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 8000
     metrics_workers: Positive = 1
+    metrics_otlp_grpc_port: Port | None = None
     metrics_log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics_trusted_proxies: str = ""
     metrics_auth_failures_per_minute: NotNegative = 20
@@ -103,7 +106,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     values = {
         name: value
         for name, value in (os.environ if environ is None else environ).items()
-        if value != "" and (name.startswith(OUR_PREFIXES) or name in _names())
+        if value != ""
+        and (name.startswith(OUR_PREFIXES) or name in _names())
+        and name != CLIENTS_KEY
     }
     unknown = values.keys() - _names()
     if unknown:

@@ -274,6 +274,11 @@ async def test_a_huge_number_in_a_field_is_422(
     check_problem(response, 422)
 
 
+@pytest.fixture(scope="module")
+async def tenant_of_numbers(new_tenant):
+    return await new_tenant()
+
+
 @pytest.mark.parametrize("number", HUGE, ids=lambda text: text[:12])
 @pytest.mark.parametrize(
     ("path", "field"),
@@ -281,9 +286,9 @@ async def test_a_huge_number_in_a_field_is_422(
      (DASHBOARDS, "layout")],
 )  # fmt: skip
 async def test_a_huge_number_within_is_kept_or_refused_but_never_breaks_the_list(
-    client, new_tenant, path, field, number
+    client, tenant_of_numbers, path, field, number
 ):
-    tenant = await new_tenant()
+    tenant = tenant_of_numbers
     body = body_of(path, VALID[path](**{field: {"a": ["@"]}})).replace(b'"@"', number.encode())
 
     response = await post_raw(client, tenant, path, body)
@@ -858,7 +863,7 @@ def nearly_valid(path):
 @pytest.mark.parametrize("path", POSTS)
 async def test_no_json_makes_a_post_fail(client, tenant_once, path):
     @settings(
-        max_examples=150,
+        max_examples=settings().max_examples // 2,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

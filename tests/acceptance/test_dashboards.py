@@ -23,6 +23,12 @@ async def put(client, who, one, **changes):
     return await client.put(f"{PATH}/{one['id']}", json=body, headers=who.headers)
 
 
+@pytest.fixture(scope="module")
+async def kept_tenant(new_tenant):
+    """One for those to whom it does not matter what else is there."""
+    return await new_tenant()
+
+
 async def test_a_dashboard_is_created_with_201_and_read_as_it_was_sent(client, new_tenant):
     tenant = await new_tenant()
     body = {
@@ -91,20 +97,19 @@ async def test_a_bad_field_is_named_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize("number", ["1e20", "1e308", "-1e308", "1e-320", "18446744073709551616"])
-async def test_a_number_of_any_size_can_be_read_again_or_is_refused(client, new_tenant, number):
-    tenant = await new_tenant()
+async def test_a_number_of_any_size_can_be_read_again_or_is_refused(client, kept_tenant, number):
     domain = {"scale": {"domain": [0, "NUMBER"]}, "field": "count"}
     body = json.dumps(dashboard(widgets=[widget(encoding={"y": domain})]))
     body = body.replace('"NUMBER"', number)
-    headers = {**tenant.headers, "Content-Type": "application/json"}
+    headers = {**kept_tenant.headers, "Content-Type": "application/json"}
 
     response = await client.post(PATH, content=body, headers=headers)
 
     if response.status_code == 201:
-        read = await client.get(f"{PATH}/{response.json()['id']}", headers=tenant.headers)
+        read = await client.get(f"{PATH}/{response.json()['id']}", headers=kept_tenant.headers)
         (kept,) = read.json()["widgets"]
         assert float(kept["encoding"]["y"]["scale"]["domain"][1]) == float(number)
-        assert (await client.get(PATH, headers=tenant.headers)).status_code == 200
+        assert (await client.get(PATH, headers=kept_tenant.headers)).status_code == 200
     else:
         check_problem(response, 422)
 
@@ -162,11 +167,10 @@ async def test_a_stale_version_is_a_conflict_and_changes_nothing(client, new_ten
 
 
 @pytest.mark.parametrize("version", [None, 0, -1, "1", 1.5, 2**31, 10**30])
-async def test_a_version_that_is_none_is_refused(client, new_tenant, version):
-    tenant = await new_tenant()
-    one = await stored_dashboard(client, tenant)
+async def test_a_version_that_is_none_is_refused(client, kept_tenant, version):
+    one = await stored_dashboard(client, kept_tenant)
 
-    response = await put(client, tenant, {**one, "version": version})
+    response = await put(client, kept_tenant, {**one, "version": version})
 
     check_problem(response, 422)
 
@@ -223,12 +227,11 @@ async def test_restoring_makes_an_old_version_the_newest(client, new_tenant):
 @pytest.mark.parametrize(
     "version", ["3", "0", "-1", str(2**31), str(10**30), "9" * 5000, "x", "1.0"]
 )
-async def test_a_version_that_never_was_cannot_be_restored(client, new_tenant, version):
-    tenant = await new_tenant()
-    one = await stored_dashboard(client, tenant)
+async def test_a_version_that_never_was_cannot_be_restored(client, kept_tenant, version):
+    one = await stored_dashboard(client, kept_tenant)
 
     response = await client.post(
-        f"{PATH}/{one['id']}/versions/{version}/restore", headers=tenant.headers
+        f"{PATH}/{one['id']}/versions/{version}/restore", headers=kept_tenant.headers
     )
 
     check_problem(response, 404)
@@ -519,11 +522,9 @@ async def test_what_is_wrong_with_widgets_and_places_is_named_by_its_path(
         ({"title": "🧪 \u202e é\u0301 \U0010ffff"}, (201,)),
     ],
 )
-async def test_a_widget_of_any_size_and_any_letters(client, new_tenant, change, status):
-    tenant = await new_tenant()
-
+async def test_a_widget_of_any_size_and_any_letters(client, kept_tenant, change, status):
     response = await client.post(
-        PATH, json=dashboard(widgets=[widget(**change)]), headers=tenant.headers
+        PATH, json=dashboard(widgets=[widget(**change)]), headers=kept_tenant.headers
     )
 
     assert response.status_code in status
@@ -623,13 +624,12 @@ async def test_a_note_that_is_none_is_refused(client, tenant_once, note):
 
 
 @pytest.mark.parametrize("version", ["2", "0", "-1", str(2**31), "9" * 5000, "x"])
-async def test_a_version_that_never_was_is_not_found(client, new_tenant, version):
-    tenant = await new_tenant()
-    one = await stored_dashboard(client, tenant)
+async def test_a_version_that_never_was_is_not_found(client, kept_tenant, version):
+    one = await stored_dashboard(client, kept_tenant)
 
     for path in (version, f"{version}/diff"):
         where = f"{PATH}/{one['id']}/versions/{path}"
-        check_problem(await client.get(where, headers=tenant.headers), 404)
+        check_problem(await client.get(where, headers=kept_tenant.headers), 404)
 
 
 async def test_a_diff_says_what_changed_and_nothing_else(client, new_tenant):

@@ -82,6 +82,9 @@ SCOPES = {
     ("GET", "/api/v1/keys"): "admin",
     ("POST", "/api/v1/keys"): "admin",
     ("DELETE", "/api/v1/keys/{id}"): "admin",
+    ("GET", "/api/v1/setup"): "read",
+    ("GET", "/api/v1/setup/{agent}"): "read",
+    ("POST", "/api/v1/setup/{agent}"): "admin",
     ("GET", "/api/v1/identities"): "admin",
     ("GET", "/api/v1/identities/unclaimed"): "admin",
     ("GET", "/api/v1/identities/{id}"): "admin",
@@ -116,6 +119,7 @@ BODIES = {
     ("POST", "/api/v1/dashboards/{id}/data"): dict,
     ("POST", "/api/v1/dashboards/{id}/origin"): lambda: {"widget": "a", "measure": "count"},
     ("POST", "/api/v1/keys"): lambda: {"name": "x", "scopes": ["admin"]},
+    ("POST", "/api/v1/setup/{agent}"): lambda: {"key": {"name": "x"}},
     ("PATCH", "/api/v1/identities/{id}"): lambda: {"user_email": "thief@example.com"},
     ("POST", "/api/v1/identity-rules"): lambda: {
         "kind": "account_id",
@@ -177,7 +181,7 @@ class Belongings:
         path = (
             template.replace("{id}", str(one)).replace("{version}", "1").replace("{name}", "cost")
         )
-        return path.replace("{share}", str(self.share_id))
+        return path.replace("{share}", str(self.share_id)).replace("{agent}", "codex")
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +347,14 @@ async def test_a_key_is_worth_nothing_on_another_tenants_host(client, pair, rout
     ids = [
         str(value)
         for whose in (one, other)
-        for value in (whose.session_id, whose.dashboard_id, whose.key_id, whose.share_id)
+        for value in (
+            whose.session_id,
+            whose.dashboard_id,
+            whose.key_id,
+            whose.share_id,
+            whose.identity_id,
+            whose.rule_id,
+        )
     ]
     expected = same_but_for_ids(baseline, *ids)
     for answer in answers:

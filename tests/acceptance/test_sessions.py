@@ -103,13 +103,18 @@ async def test_null_is_as_good_as_nothing_for_a_nullable_field(client, new_tenan
     assert response.status_code == 201
 
 
+@pytest.fixture(scope="module")
+async def empty_tenant(new_tenant):
+    """One to whom nothing is stored."""
+    return await new_tenant()
+
+
 @pytest.mark.parametrize("name", ["agent", "external_id", "started_at"])
-async def test_a_required_field_that_is_missing_is_named(client, new_tenant, name):
-    tenant = await new_tenant()
+async def test_a_required_field_that_is_missing_is_named(client, empty_tenant, name):
     body = session()
     del body[name]
 
-    problem = check_problem(await client.post(PATH, json=body, headers=tenant.headers), 422)
+    problem = check_problem(await client.post(PATH, json=body, headers=empty_tenant.headers), 422)
 
     assert problem["errors"] == [{"field": name, "reason": "is required"}]
 
@@ -148,16 +153,14 @@ async def test_a_required_field_that_is_missing_is_named(client, new_tenant, nam
     ],
 )
 async def test_a_field_with_a_bad_value_is_named_and_nothing_is_stored(
-    client, new_tenant, count_rows, name, value
+    client, empty_tenant, count_rows, name, value
 ):
-    tenant = await new_tenant()
-
-    response = await client.post(PATH, json=session(**{name: value}), headers=tenant.headers)
+    response = await client.post(PATH, json=session(**{name: value}), headers=empty_tenant.headers)
 
     (error,) = check_problem(response, 422)["errors"]
     assert error["field"].startswith(name)
     assert error["reason"]
-    assert set((await count_rows(tenant)).values()) == {0}
+    assert set((await count_rows(empty_tenant)).values()) == {0}
 
 
 async def test_posting_the_same_session_again_updates_it_with_200(client, new_tenant):
@@ -300,6 +303,12 @@ async def test_patch_moves_the_beginning_without_a_negative_duration(client, new
     assert response.json()["duration_ms"] == 0
 
 
+@pytest.fixture(scope="module")
+async def kept_tenant(new_tenant):
+    """One for those to whom it does not matter what else is there."""
+    return await new_tenant()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -315,15 +324,16 @@ async def test_patch_moves_the_beginning_without_a_negative_duration(client, new
         {"tool_call_count": 5},
     ],
 )
-async def test_patch_refuses_what_may_not_be_and_changes_nothing(client, new_tenant, change):
-    tenant = await new_tenant()
-    stored = await stored_session(client, tenant, tags=["a"])
+async def test_patch_refuses_what_may_not_be_and_changes_nothing(client, kept_tenant, change):
+    stored = await stored_session(client, kept_tenant, tags=["a"])
     where = f"{PATH}/{stored['id']}"
 
-    response = await client.patch(where, json={"branch": "x", **change}, headers=tenant.headers)
+    response = await client.patch(
+        where, json={"branch": "x", **change}, headers=kept_tenant.headers
+    )
 
     check_problem(response, 422)
-    assert (await client.get(where, headers=tenant.headers)).json() == stored
+    assert (await client.get(where, headers=kept_tenant.headers)).json() == stored
 
 
 async def test_deleting_a_session_deletes_what_belongs_to_it_and_nothing_else(
@@ -486,15 +496,20 @@ async def make_many(client, tenant):
     assert response.json()["inserted"] == 30
 
 
+@pytest.fixture(scope="module")
+async def filled_tenant(client, new_tenant):
+    """One that has them, for those that only look."""
+    made = await new_tenant()
+    await make_many(client, made)
+    return made
+
+
 @pytest.mark.parametrize("limit", [1, 7, 10, 30, 31])
 @pytest.mark.parametrize(
     "sort", ["started_at", "-started_at", "updated_at", "-cost_usd_micros", "tool_call_count"]
 )
-async def test_keyset_pages_show_every_row_once_and_in_order(client, new_tenant, limit, sort):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
-
-    rows = [row async for row in walk(client, PATH, tenant, limit=limit, sort=sort)]
+async def test_keyset_pages_show_every_row_once_and_in_order(client, filled_tenant, limit, sort):
+    rows = [row async for row in walk(client, PATH, filled_tenant, limit=limit, sort=sort)]
 
     assert len({row["id"] for row in rows}) == len(rows) == 30
     column, is_down = sort.lstrip("-"), sort.startswith("-")
@@ -517,21 +532,19 @@ async def test_keyset_pages_neither_repeat_nor_skip_when_rows_arrive_meanwhile(c
     ]
 
 
-async def test_numbered_pages_have_totals_and_show_every_row_once(client, new_tenant):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
+async def test_numbered_pages_have_totals_and_show_every_row_once(client, filled_tenant):
     seen = []
 
     for number in range(1, 6):
         response = await client.get(
-            PATH, params={"page": number, "limit": 7}, headers=tenant.headers
+            PATH, params={"page": number, "limit": 7}, headers=filled_tenant.headers
         )
         page = response.json()
         assert page["meta"] == {"limit": 7, "page": number, "total": 30, "pages": 5}
         seen += [row["id"] for row in page["data"]]
 
     assert len(seen) == len(set(seen)) == 30
-    beyond = await client.get(PATH, params={"page": 6, "limit": 7}, headers=tenant.headers)
+    beyond = await client.get(PATH, params={"page": 6, "limit": 7}, headers=filled_tenant.headers)
     assert beyond.json()["data"] == []
 
 
@@ -580,14 +593,12 @@ async def test_an_empty_list_is_an_empty_page(client, new_tenant):
         ({"agent": "' OR true --"}, lambda _: False),
     ],
 )
-async def test_filters_choose_rows_and_totals_alike(client, new_tenant, query, wanted):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
+async def test_filters_choose_rows_and_totals_alike(client, filled_tenant, query, wanted):
     expected = [f"{number:02}" for number in range(30) if wanted(number)]
 
-    walked = [row async for row in walk(client, PATH, tenant, limit=4, **query)]
+    walked = [row async for row in walk(client, PATH, filled_tenant, limit=4, **query)]
     paged = await client.get(
-        PATH, params={**query, "page": 1, "limit": 500}, headers=tenant.headers
+        PATH, params={**query, "page": 1, "limit": 500}, headers=filled_tenant.headers
     )
 
     assert sorted(row["external_id"] for row in walked) == expected
@@ -595,42 +606,38 @@ async def test_filters_choose_rows_and_totals_alike(client, new_tenant, query, w
     assert paged.json()["meta"]["total"] == len(expected)
 
 
-async def test_sessions_can_be_asked_for_by_user(client, new_tenant):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
+async def test_sessions_can_be_asked_for_by_user(client, filled_tenant):
     (one,) = {
         row["user_id"]
-        for row in await rows_of(client, PATH, tenant)
+        for row in await rows_of(client, PATH, filled_tenant)
         if row["user_email"] == "u1@example.com"
     }
 
-    rows = await rows_of(client, PATH, tenant, user_id=one)
+    rows = await rows_of(client, PATH, filled_tenant, user_id=one)
 
     assert len(rows) == 10
     assert {row["user"]["email"] for row in rows} == {"u1@example.com"}
 
 
-async def test_cursor_and_page_together_are_refused(client, new_tenant):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
-    first = (await client.get(PATH, params={"limit": 5}, headers=tenant.headers)).json()
+async def test_cursor_and_page_together_are_refused(client, filled_tenant):
+    first = (await client.get(PATH, params={"limit": 5}, headers=filled_tenant.headers)).json()
 
     for cursor in (first["meta"]["next_cursor"], ""):
         response = await client.get(
-            PATH, params={"limit": 5, "page": 1, "cursor": cursor}, headers=tenant.headers
+            PATH, params={"limit": 5, "page": 1, "cursor": cursor}, headers=filled_tenant.headers
         )
         check_problem(response, 400)
 
 
-async def test_a_cursor_is_good_for_its_own_list_only(client, new_tenant):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
-    first = (await client.get(PATH, params={"limit": 5}, headers=tenant.headers)).json()
+async def test_a_cursor_is_good_for_its_own_list_only(client, filled_tenant):
+    first = (await client.get(PATH, params={"limit": 5}, headers=filled_tenant.headers)).json()
     cursor = first["meta"]["next_cursor"]
 
-    same = await client.get(PATH, params={"limit": 9, "cursor": cursor}, headers=tenant.headers)
+    same = await client.get(
+        PATH, params={"limit": 9, "cursor": cursor}, headers=filled_tenant.headers
+    )
     others = [
-        await client.get(path, params={"cursor": cursor, **query}, headers=tenant.headers)
+        await client.get(path, params={"cursor": cursor, **query}, headers=filled_tenant.headers)
         for path, query in [
             (PATH, {"sort": "started_at"}),
             (PATH, {"sort": "-updated_at"}),

@@ -493,17 +493,23 @@ async def make_many(client, tenant):
     return session
 
 
+@pytest.fixture(scope="module")
+async def filled_tenant(client, new_tenant):
+    """One that has them, for those that only look."""
+    made = await new_tenant()
+    await make_many(client, made)
+    return made
+
+
 @pytest.mark.parametrize("sort", ["started_at", "-started_at", None])
-async def test_pages_show_every_row_once_although_times_are_equal(client, new_tenant, sort):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
+async def test_pages_show_every_row_once_although_times_are_equal(client, filled_tenant, sort):
     query = {"limit": 4} if sort is None else {"limit": 4, "sort": sort}
 
-    walked = [row async for row in walk(client, PATH, tenant, **query)]
+    walked = [row async for row in walk(client, PATH, filled_tenant, **query)]
     paged = []
     for number in range(1, 9):
         page = (
-            await client.get(PATH, params={**query, "page": number}, headers=tenant.headers)
+            await client.get(PATH, params={**query, "page": number}, headers=filled_tenant.headers)
         ).json()
         assert page["meta"] == {"limit": 4, "page": number, "total": 30, "pages": 8}
         paged += page["data"]
@@ -528,14 +534,14 @@ async def test_pages_show_every_row_once_although_times_are_equal(client, new_te
         ({"tool_name": "Read", "status": "error", "tag": "red"}, lambda n: n % 6 == 1 and n < 15),
     ],
 )
-async def test_filters_choose_rows_and_totals_alike(client, new_tenant, query, wanted):
-    tenant = await new_tenant()
-    await make_many(client, tenant)
+async def test_filters_choose_rows_and_totals_alike(client, filled_tenant, query, wanted):
     expected = [number for number in range(30) if wanted(number)]
 
-    rows = await rows_of(client, PATH, tenant, **query, limit=3)
+    rows = await rows_of(client, PATH, filled_tenant, **query, limit=3)
     page = (
-        await client.get(PATH, params={**query, "page": 1, "limit": 1}, headers=tenant.headers)
+        await client.get(
+            PATH, params={**query, "page": 1, "limit": 1}, headers=filled_tenant.headers
+        )
     ).json()
 
     assert sorted(row["metadata"]["n"] for row in rows) == expected

@@ -94,13 +94,13 @@ def own_server() -> Iterator[Path]:
 
 def test_init_makes_roles_and_registry_and_can_be_repeated(empty):
     line = empty.line
-    assert line("db", "status").code in {1, 5}  # without registry, or without its logins
-    assert line("db", "init").code == 2
+    assert line.here("db", "status").code in {1, 5}  # without registry, or without its logins
+    assert line.here("db", "init").code == 2
 
     first = line("db", "init", "--admin-url", empty.admin, "--json").json()
 
     assert first["revision"] == revisions.head("registry")
-    assert line("db", "init", "--admin-url", empty.admin, "--json").json() == first
+    assert line.here("db", "init", "--admin-url", empty.admin, "--json").json() == first
     assert list(empty.status_of()) == ["public"]
     assert empty.new_schemas(1)
 
@@ -151,12 +151,15 @@ def test_the_embedded_database_needs_no_administrator(own_server):
     line = on_directory(own_server)
 
     assert line("db", "init", "--json").json()["revision"] == revisions.head("registry")
-    assert line("tenant", "create", "acme", "--json").json()["slug"] == "acme"
-    assert line("db", "shell", "--owner", "--", "-Atc", "SELECT slug FROM tenants").out == "acme\n"
-    assert line("db", "reset").code == 2
-    assert line("db", "reset", "--yes").code == 0
-    assert line("tenant", "list", "--json").json() == []
-    assert line("db", "check").code == 0
+    # Held here, else each of them would start it and stop it.
+    with embedded_server(own_server):
+        assert line.here("tenant", "create", "acme", "--json").json()["slug"] == "acme"
+        slugs = line("db", "shell", "--owner", "--", "-Atc", "SELECT slug FROM tenants")
+        assert slugs.out == "acme\n"
+        assert line.here("db", "reset").code == 2
+        assert line.here("db", "reset", "--yes").code == 0
+        assert line.here("tenant", "list", "--json").json() == []
+        assert line.here("db", "check").code == 0
 
 
 # -- upgrade and downgrade -----------------------------------------------------------------------------
@@ -192,7 +195,7 @@ def test_upgrade_goes_on_past_a_broken_schema(ready):
     ready.sql(f"UPDATE tenant_schemas SET revision = NULL WHERE schema_name = '{broken}'")
     ready.line.here("db", "downgrade", "--schema", behind, "--yes", "--json").json()
 
-    upgraded = ready.line("db", "upgrade", "--json")
+    upgraded = ready.line.here("db", "upgrade", "--jobs", "1", "--json")
 
     assert upgraded.code == 1
     assert broken in upgraded.err
@@ -362,7 +365,7 @@ def test_a_revision_that_stumbles_over_data_stops_that_schema_alone(ready, next_
 def test_check_tells_what_it_looked_at(ready):
     ready.new_schemas(1)
 
-    report = ready.line("db", "check", "--json").json()
+    report = ready.line.here("db", "check", "--json").json()
 
     assert report["status"] in {"ok", "warning"}
     assert [check["name"] for check in report["checks"]] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -14,11 +15,21 @@ from metrics_service.db import coverage
 from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
-from metrics_service.tenants.initialise import target_of
+from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.provision import NewTenant, create_tenant
 
 EXPRESSION = "tenant_id = (SELECT shared.current_tenant())"
 WALL = f"USING ({EXPRESSION}) WITH CHECK ({EXPRESSION})"
+
+
+@pytest.fixture(scope="module")
+async def addresses(
+    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
+) -> Addresses:
+    """A database of this module's own: to look for holes in all schemas takes as long as there are many."""
+    made = await asyncio.to_thread(new_database)
+    await initialise(made, admin_url(urlsplit(made.runtime).path.removeprefix("/")))
+    return made
 
 
 @pytest.fixture(scope="module")

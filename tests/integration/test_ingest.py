@@ -223,7 +223,7 @@ WHERE (s.tool_call_count, s.tool_error_count, s.tool_reject_count, s.model_call_
 
 @given(plan=plans())
 @settings(
-    max_examples=80,
+    max_examples=settings().max_examples // 5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

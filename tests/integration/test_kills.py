@@ -25,6 +25,7 @@ import httpx
 import msgspec
 import psutil
 import pytest
+from hypothesis import settings
 
 from metrics_service.db.addresses import MIGRATOR_LOGIN, RUNTIME_LOGIN, SUPERUSER, Addresses
 from metrics_service.db.embedded import EmbeddedServer, embedded_server
@@ -33,8 +34,8 @@ from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.provision import NewTenant, create_tenant
 
-ROUNDS_OF_THE_SERVER = 13
-ROUNDS_OF_POSTGRES = 8
+ROUNDS_OF_THE_SERVER = settings().max_examples // 25
+ROUNDS_OF_POSTGRES = settings().max_examples // 25
 WRITERS = 4
 # An embedded server that does not come up is given two minutes before it is started anew.
 PATIENCE_S = 150

@@ -91,18 +91,17 @@ class Place(msgspec.Struct, frozen=True):
         async with self.as_owner() as connection:
             return {state.schema_name: state for state in await ledger(connection)}
 
-    async def tenants(self, count: int) -> list[Tenant]:
+    async def tenants(self, count: int, *, at: str | None = None) -> list[Tenant]:
+        """Make tenants, as the release of that revision did."""
+        target = msgspec.structs.replace(self.target, to=at)
         async with owner_connection(self.addresses.require_owner()) as connection:
-            return [
-                await create_tenant(connection, some_tenant(), self.target) for _ in range(count)
-            ]
+            return [await create_tenant(connection, some_tenant(), target) for _ in range(count)]
 
     async def taken_back(self, count: int) -> list[str]:
         """Schemas of as many tenants before their first revision."""
-        schemas = [tenant.schema_name for tenant in await self.tenants(count)]
-        back = msgspec.structs.replace(self.target, steps_back=True)
-        for _ in revisions("tenant"):
-            await downgrade(back, schemas)
+        made = await self.tenants(count, at=revisions("tenant")[0])
+        schemas = [tenant.schema_name for tenant in made]
+        await downgrade(msgspec.structs.replace(self.target, steps_back=True), schemas)
         return schemas
 
     async def taken_to(self, revision: str, schemas: list[str]) -> None:
@@ -119,12 +118,31 @@ def some_tenant() -> NewTenant:
     )
 
 
-@pytest.fixture
-async def place(new_database: Callable[[], Addresses], admin_url: Callable[[str], str]) -> Place:
+async def make_place(
+    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
+) -> Place:
     addresses = await asyncio.to_thread(new_database)
     made = Place(addresses, admin_url(urlsplit(addresses.runtime).path.removeprefix("/")))
     await initialise(addresses, made.admin)
     return made
+
+
+@pytest.fixture
+async def place(new_database: Callable[[], Addresses], admin_url: Callable[[str], str]) -> Place:
+    return await make_place(new_database, admin_url)
+
+
+@pytest.fixture(scope="module")
+async def kept_place(
+    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
+) -> Place:
+    """A place for those that only look."""
+    return await make_place(new_database, admin_url)
+
+
+@pytest.fixture(scope="module")
+async def kept_tenant(kept_place: Place) -> Tenant:
+    return (await kept_place.tenants(2))[0]
 
 
 async def tables_of(connection: AsyncConnection, schema: str) -> set[str]:
@@ -143,8 +161,8 @@ async def tables_of(connection: AsyncConnection, schema: str) -> set[str]:
 # -- what the migrations make -----------------------------------------------------------------------
 
 
-async def test_the_models_say_what_the_migrations_make(place):
-    schema = (await place.tenants(1))[0].schema_name
+async def test_the_models_say_what_the_migrations_make(kept_place, kept_tenant):
+    schema = kept_tenant.schema_name
     ours = {model.__tablename__ for model in MODELS}
 
     def compare(connection):
@@ -158,17 +176,17 @@ async def test_the_models_say_what_the_migrations_make(place):
         }
         return compare_metadata(MigrationContext.configure(connection, opts=options), User.metadata)
 
-    async with place.as_owner() as connection:
+    async with kept_place.as_owner() as connection:
         await connection.execute(text(f"SET LOCAL search_path = {schema}, shared, pg_temp"))
         differences = await connection.run_sync(compare)
 
     assert differences == []
 
 
-async def test_the_models_name_the_columns_in_their_order_and_their_keys(place):
-    schema = (await place.tenants(1))[0].schema_name
+async def test_the_models_name_the_columns_in_their_order_and_their_keys(kept_place, kept_tenant):
+    schema = kept_tenant.schema_name
 
-    async with place.as_owner() as connection:
+    async with kept_place.as_owner() as connection:
         for model in MODELS:
             rows = await connection.execute(
                 text(
@@ -235,10 +253,8 @@ async def test_all_tenants_have_the_same_columns_in_the_same_order(place):
     assert {column[0] for column in first} == TENANT_TABLES
 
 
-async def test_no_column_has_a_type_of_a_tenants_own(place):
-    await place.tenants(1)
-
-    async with place.as_owner() as connection:
+async def test_no_column_has_a_type_of_a_tenants_own(kept_place, kept_tenant):
+    async with kept_place.as_owner() as connection:
         types = await connection.scalar(
             text(
                 """
@@ -261,11 +277,12 @@ async def test_no_column_has_a_type_of_a_tenants_own(place):
     assert (types, others) == (0, 0)
 
 
-async def test_every_key_check_and_index_has_a_short_name_that_a_migration_gave_it(place):
-    await place.tenants(1)
+async def test_every_key_check_and_index_has_a_short_name_that_a_migration_gave_it(
+    kept_place, kept_tenant
+):
     written = "\n".join(file.read_text() for file in (ROOT / "alembic").rglob("*.py"))
 
-    async with place.as_owner() as connection:
+    async with kept_place.as_owner() as connection:
         rows = await connection.execute(
             text(
                 """
@@ -311,14 +328,15 @@ TO_RUNTIME = {
     "public.tenant_ctx(uuid,integer)",
     "public.resolve_host(text)",
     "public.find_api_key(uuid,text)",
+    "public.find_ended_api_key(uuid,text)",
     "public.schema_revision(text)",
     "shared.enter_tenant(uuid,uuid,integer)",
 }
 TO_NOBODY = {"public.acting_tenant()"}
 
 
-async def test_functions_may_be_run_by_exactly_those_they_are_for(place):
-    async with place.as_owner() as connection:
+async def test_functions_may_be_run_by_exactly_those_they_are_for(kept_place):
+    async with kept_place.as_owner() as connection:
         await connection.execute(text("SET LOCAL search_path = ''"))
         rows = await connection.execute(
             text(
@@ -336,12 +354,12 @@ async def test_functions_may_be_run_by_exactly_those_they_are_for(place):
 
     expected = {(name, OWNER) for name in TO_TENANTS | TO_RUNTIME | TO_NOBODY}
     expected |= {(name, TENANTS) for name in TO_TENANTS}
-    expected |= {(name, place.addresses.runtime_role) for name in TO_RUNTIME}
+    expected |= {(name, kept_place.addresses.runtime_role) for name in TO_RUNTIME}
     assert granted == {(*one, "EXECUTE", False) for one in expected}
 
 
-async def test_functions_above_the_registry_are_the_owners_with_a_path_of_their_own(place):
-    async with place.as_owner() as connection:
+async def test_functions_above_the_registry_are_the_owners_with_a_path_of_their_own(kept_place):
+    async with kept_place.as_owner() as connection:
         rows = await connection.execute(
             text(
                 """
@@ -360,8 +378,8 @@ async def test_functions_above_the_registry_are_the_owners_with_a_path_of_their_
         assert not definer or settings == ["search_path=pg_catalog, pg_temp"], name
 
 
-async def test_nobody_but_the_owner_has_a_right_on_the_registrys_tables(place):
-    async with place.as_owner() as connection:
+async def test_nobody_but_the_owner_has_a_right_on_the_registrys_tables(kept_place):
+    async with kept_place.as_owner() as connection:
         rows = await connection.execute(
             text(
                 """
@@ -379,10 +397,10 @@ async def test_nobody_but_the_owner_has_a_right_on_the_registrys_tables(place):
     assert len({table for table, _ in granted}) >= 5
 
 
-async def test_a_tenants_role_has_four_rights_on_its_tables_and_no_other_role_has_any(place):
-    tenant = (await place.tenants(2))[0]
-
-    async with place.as_owner() as connection:
+async def test_a_tenants_role_has_four_rights_on_its_tables_and_no_other_role_has_any(
+    kept_place, kept_tenant
+):
+    async with kept_place.as_owner() as connection:
         rows = await connection.execute(
             text(
                 """
@@ -393,24 +411,24 @@ async def test_a_tenants_role_has_four_rights_on_its_tables_and_no_other_role_ha
                   AND acl.grantee <> c.relowner
                 """
             ),
-            {"schema": tenant.schema_name},
+            {"schema": kept_tenant.schema_name},
         )
         granted = {tuple(row) for row in rows}
 
-    four = {(tenant.schema_name, right) for right in ("SELECT", "INSERT", "UPDATE", "DELETE")}
+    four = {(kept_tenant.schema_name, right) for right in ("SELECT", "INSERT", "UPDATE", "DELETE")}
     assert granted - {(BACKUP, "SELECT")} == four
 
 
-async def test_shared_has_no_table_and_the_registry_none_that_a_tenant_has_too(place):
-    async with place.as_owner() as connection:
+async def test_shared_has_no_table_and_the_registry_none_that_a_tenant_has_too(kept_place):
+    async with kept_place.as_owner() as connection:
         shared, registry = [await tables_of(connection, name) for name in ("shared", REGISTRY)]
 
     assert shared == set()
     assert registry & TENANT_TABLES == set()
 
 
-async def test_ids_made_by_the_database_are_of_version_7_and_in_order_of_time(place):
-    async with place.as_owner() as connection:
+async def test_ids_made_by_the_database_are_of_version_7_and_in_order_of_time(kept_place):
+    async with kept_place.as_owner() as connection:
         made = []
         for _ in range(20):
             made.append(await connection.scalar(text("SELECT shared.uuid_v7()")))
@@ -619,8 +637,7 @@ def _hashable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 async def test_what_was_stored_before_telemetry_is_read_after_it(place, runtime):
-    tenant = (await place.tenants(1))[0]
-    await place.taken_to("tenant_0001", [tenant.schema_name])
+    tenant = (await place.tenants(1, at="tenant_0001"))[0]
     await store(runtime, tenant, OLD_ROWS)
     before = await stored(runtime, tenant)
 
@@ -660,8 +677,7 @@ async def test_what_was_stored_before_telemetry_is_read_after_it(place, runtime)
 
 
 async def test_what_the_release_before_telemetry_can_keep_is_kept_on_the_way_back(place, runtime):
-    tenant = (await place.tenants(1))[0]
-    await place.taken_to("tenant_0001", [tenant.schema_name])
+    tenant = (await place.tenants(1, at="tenant_0001"))[0]
     await store(runtime, tenant, OLD_ROWS)
     before = await stored(runtime, tenant)
     await upgrade_all(place.target, jobs=1)
@@ -682,8 +698,7 @@ async def test_what_the_release_before_telemetry_can_keep_is_kept_on_the_way_bac
 
 
 async def test_an_upgrade_writes_no_table_anew_that_was_there(place, runtime):
-    tenant = (await place.tenants(1))[0]
-    await place.taken_to("tenant_0001", [tenant.schema_name])
+    tenant = (await place.tenants(1, at="tenant_0001"))[0]
     await store(runtime, tenant, OLD_ROWS)
 
     async def files() -> dict[str, int]:
@@ -709,8 +724,7 @@ async def test_an_upgrade_writes_no_table_anew_that_was_there(place, runtime):
 
 
 async def test_schemas_that_have_tables_are_upgraded_side_by_side(place):
-    schemas = [tenant.schema_name for tenant in await place.tenants(8)]
-    await place.taken_to("tenant_0001", schemas)
+    await place.tenants(8, at="tenant_0001")
 
     outcomes = await upgrade_all(place.target, jobs=3)
 

@@ -715,7 +715,9 @@ def in_this_process(
         for name, value in constants.items():
             monkeypatch.setattr(grpc_exports, name, value)
         exports = grpc_exports.Exports(
-            SimpleNamespace(directory=Everyone(), keys=Everyone(), database=None),
+            SimpleNamespace(
+                directory=Everyone(), keys=Everyone(), database=SimpleNamespace(diary=Unread())
+            ),
             throttle=FailureThrottle(0),
             trusted_proxies=[],
             loop=loop,
@@ -733,6 +735,16 @@ def in_this_process(
     loop.call_soon_threadsafe(loop.stop)
     runner.join()
     loop.close()
+
+
+class Unread:
+    """A diary that nobody reads."""
+
+    def accept(self, *_: Any) -> None:
+        pass
+
+    def refuse(self, *_: Any) -> None:
+        pass
 
 
 class Everyone:

@@ -129,7 +129,7 @@ steps = st.one_of(
 
 @given(story=st.lists(steps, min_size=1, max_size=8))
 @settings(
-    max_examples=80,
+    max_examples=settings().max_examples // 5,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

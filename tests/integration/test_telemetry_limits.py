@@ -20,9 +20,15 @@ from vectors import T0, metrics, span, spans, sum_metric
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES
 
 
-@pytest.fixture
-async def inbox(engine, new_tenant) -> Inbox:
+@pytest.fixture(scope="module")
+async def kept_inbox(engine, new_tenant) -> Inbox:
     return Inbox(engine, (await new_tenant()).id)
+
+
+@pytest.fixture
+async def inbox(kept_inbox) -> Inbox:
+    await kept_inbox.clear()
+    return kept_inbox
 
 
 # -- tool names -------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 from typing import Any
@@ -10,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from hypothesis import settings
 from rolled import ROLLUPS, check_rollups
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stories import Item, Sent, all_stories, groups_of, request_of
@@ -21,7 +21,7 @@ from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.otlp.decode import read_request
 
-SEEDS = int(os.environ.get("TEST_ORDERS", "40"))
+ORDERS = settings().max_examples // 10
 RECEIVED = 1_760_003_600_000_000_000
 TABLES = {
     "metrics_sessions": "s.agent, s.external_id",
@@ -136,7 +136,7 @@ async def test_sending_everything_again_changes_nothing(engine, other, expected)
     assert_same(_anonymous(await tables(engine, other)), _anonymous(expected))
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", range(ORDERS))
 async def test_any_order_and_split_leaves_the_same_tables(addresses, engine, other, expected, seed):
     await clear(engine, other)
 

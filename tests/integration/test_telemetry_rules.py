@@ -28,9 +28,15 @@ GEMINI = "gemini-cli"
 AGENT = "some-agent"
 
 
-@pytest.fixture
-async def inbox(engine, new_tenant) -> Inbox:
+@pytest.fixture(scope="module")
+async def kept_inbox(engine, new_tenant) -> Inbox:
     return Inbox(engine, (await new_tenant()).id)
+
+
+@pytest.fixture
+async def inbox(kept_inbox) -> Inbox:
+    await kept_inbox.clear()
+    return kept_inbox
 
 
 # -- counting once ----------------------------------------------------------------------------------

@@ -12,9 +12,15 @@ from vectors import logs, record
 ADA = "ada@example.com"
 
 
-@pytest.fixture
-async def inbox(engine, new_tenant) -> Inbox:
+@pytest.fixture(scope="module")
+async def kept_inbox(engine, new_tenant) -> Inbox:
     return Inbox(engine, (await new_tenant()).id)
+
+
+@pytest.fixture
+async def inbox(kept_inbox) -> Inbox:
+    await kept_inbox.clear()
+    return kept_inbox
 
 
 async def users(inbox: Inbox) -> list[tuple[str | None, str | None]]:

@@ -480,7 +480,9 @@ INTERPOLATED: dict[str, set[str]] = {
     },
     "src/metrics_service/tenants/registry.py": {"COLUMNS"},
     "src/metrics_service/tenants/reset.py": {"LOCK_TIMEOUT_MS", "OWNER", "schema"},
-    "src/metrics_service/tenants/wall.py": {"BACKUP", "expression", "ids", "role", "table"},
+    "src/metrics_service/tenants/wall.py": {
+        "BACKUP", "expression", "ids", "role", "statements", "table",
+    },
     "src/metrics_service/tool_metrics/repository.py": {"CLOCK"},
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
     "alembic/registry/0002_ended_keys.py": {"runtime"},
