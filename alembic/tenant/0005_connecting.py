@@ -89,6 +89,7 @@ STATEMENTS = (
     )
     INSERT INTO user_identities (tenant_id, kind, value, user_id, created_at)
     SELECT tenant_id, 'email', value, user_id, created_at FROM known
+    ON CONFLICT (tenant_id, kind, value) DO NOTHING
     """,
     """
     CREATE TABLE identity_rules (
