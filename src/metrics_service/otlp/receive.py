@@ -10,6 +10,7 @@ import structlog
 from metrics_service.db.failures import VALUES_REFUSED
 from metrics_service.errors import MalformedRequestError
 from metrics_service.http.dependencies import Caller
+from metrics_service.ingest.raw_requests import RawRequest, compressed, told_by
 from metrics_service.ingest.telemetry import Telemetry
 from metrics_service.otlp.decode import Reading, read_in_turns
 from metrics_service.otlp.decoded import Signal
@@ -26,25 +27,61 @@ async def receive(caller: Caller, signal: Signal, body: bytes, *, is_json: bool)
     Raises `MalformedRequestError`, `BodyTooLargeError`, and what the database has to say.
     """
     database = caller.database
-    keeps_content = await database.tenant_settings.keeps_content(caller.tenant_id)
-    out = Telemetry(caller.tenant_id, keeps_content=keeps_content)
+    allowed = await database.tenant_settings.allowed(caller.tenant_id)
+    out = Telemetry(caller.tenant_id, keeps_content=allowed.keeps_content)
+    # As exactly as it is kept: mapped again, an item without a time must get the same one.
+    received_ns = time.time_ns() // 1000 * 1000
     async with AsyncExitStack() as stack:
         if len(body) > LARGE_BYTES:
             # First among the tenant's own, so that of many from one tenant one waits for the others'.
             await stack.enter_async_context(database.large_reads.take(caller.tenant_id))
             await stack.enter_async_context(database.large_read)
         reading = await read_in_turns(
-            signal, body, is_json=is_json, received_ns=time.time_ns(), out=out
+            signal, body, is_json=is_json, received_ns=received_ns, out=out
         )
+    raw = None
+    if allowed.raw_hours:
+        raw = await _raw(caller, signal, body, is_json=is_json, received_ns=received_ns)
     del body
-    if out.is_empty:
+    if out.is_empty and raw is None:
         return reading
     try:
-        async with database.turns.take(caller.tenant_id), caller.writing() as connection:
-            names = await database.telemetry.write(connection, out, owner=caller.principal.user_id)
+        async with database.turns.take(caller.tenant_id):
+            names = await _store(caller, out, raw)
+            if raw is not None:
+                open_ = caller.writing
+                await database.raw_sweeper.sweep(open_, caller.tenant_id, allowed.raw_hours)
     except VALUES_REFUSED as error:
         # A mapper let something through that no row can hold; sent again it would be refused again.
         _log.error("telemetry refused by the database", exc_info=error)
         raise MalformedRequestError("an item has a value that cannot be stored") from None
     database.telemetry.remember(caller.tenant_id, names)
     return reading
+
+
+async def _raw(
+    caller: Caller, signal: Signal, body: bytes, *, is_json: bool, received_ns: int
+) -> RawRequest:
+    return RawRequest(
+        signal,
+        is_json,
+        received_ns,
+        owner_id=caller.principal.user_id,
+        key_id=caller.principal.id,
+        body=await compressed(body),
+        body_bytes=len(body),
+    )
+
+
+async def _store(caller: Caller, out: Telemetry, raw: RawRequest | None) -> set[str]:
+    # Before it is written, which finds other names for some of it.
+    told = told_by(out) if raw is not None else set()
+    names: set[str] = set()
+    async with caller.writing() as connection:
+        if not out.is_empty:
+            writer = caller.database.telemetry
+            sender = caller.principal
+            names = await writer.write(connection, out, owner=sender.user_id, key_id=sender.id)
+        if raw is not None:
+            await raw.keep(connection, told)
+    return names

@@ -14,7 +14,7 @@ from metrics_service.http.dependencies import Caller, requires
 from metrics_service.tenant_settings.repository import change_settings, read_settings
 from metrics_service.tenant_settings.schemas import TenantSettings, TenantSettingsPatch
 
-EXAMPLE = {"keep_content": True}
+EXAMPLE = {"keep_content": True, "raw_hours": 24}
 
 
 class TenantSettingsController(Controller):
@@ -34,7 +34,10 @@ class TenantSettingsController(Controller):
         caller: NamedDependency[Caller],
         data: Annotated[TenantSettingsPatch, Body(examples=[Example(value=EXAMPLE)])],
     ) -> TenantSettings:
-        """Change settings; that holds everywhere within two seconds."""
+        """Change settings; that holds everywhere within two seconds.
+
+        A lower `raw_hours` deletes at once what was kept for longer, 0 all of it.
+        """
         async with caller.writing() as connection:
             await change_settings(connection, data)
             return await read_settings(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.ingest.raw_requests import forget_raw_requests
 from metrics_service.tenant_settings.schemas import TenantSettings, TenantSettingsPatch
 
 READ = "SELECT coalesce(jsonb_object_agg(name, value), '{}')::text FROM tenant_settings"
@@ -22,5 +23,8 @@ async def read_settings(connection: ContextConnection) -> TenantSettings:
 
 
 async def change_settings(connection: ContextConnection, patch: TenantSettingsPatch) -> None:
+    """Set what is given; what may no longer be kept is deleted with it."""
     if given := patch.given():
         await connection.execute(CHANGE, msgspec.json.encode(given).decode())
+    if isinstance(patch.raw_hours, int):
+        await forget_raw_requests(connection, hours=patch.raw_hours)

@@ -10,20 +10,32 @@ from msgspec import UNSET, Meta, UnsetType
 KEEP_CONTENT = Meta(
     description="Store prompts, arguments and outputs that telemetry brings, not only their sizes."
 )
+RAW_HOURS = Meta(
+    ge=0,
+    le=168,
+    description=(
+        "For how many hours requests of telemetry are kept as they came, so that they can be mapped"
+        " again after a mapper was mended; 0: not at all. They hold the prompts, arguments and"
+        " outputs that clients send, even while `keep_content` is off. Nothing shows them, and"
+        " lowering the number deletes what is older at once; 0 deletes all of them."
+    ),
+)
 
 
 class TenantSettings(msgspec.Struct, frozen=True):
     """Every setting, with what holds where the tenant set nothing."""
 
     keep_content: Annotated[bool, KEEP_CONTENT] = False
+    raw_hours: Annotated[int, RAW_HOURS] = 0
 
 
 class TenantSettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is to change; a setting left out stays."""
 
     keep_content: Annotated[bool, KEEP_CONTENT] | UnsetType = UNSET
+    raw_hours: Annotated[int, RAW_HOURS] | UnsetType = UNSET
 
-    def given(self) -> dict[str, bool]:
+    def given(self) -> dict[str, bool | int]:
         """The settings that were sent."""
         return {
             name: value

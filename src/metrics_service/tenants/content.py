@@ -1,19 +1,33 @@
-"""Whether a tenant lets prompts, arguments and outputs be stored."""
+"""What of telemetry a tenant lets be stored besides its rows: content, and requests as they came."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.cache import TenantCache
-from metrics_service.db.tenancy import TenantContext, tenant_connection
+from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
 
 MAX_TENANTS_REMEMBERED = 10_000
 # What a tenant no longer allows must not be stored for long.
 TTL_S = 2.0
 
-KEEPS = "SELECT value = 'true'::jsonb FROM tenant_settings WHERE name = 'keep_content'"
+ALLOWED = """
+SELECT coalesce(bool_or(name = 'keep_content' AND value = 'true'::jsonb), false) AS keeps_content,
+       coalesce(max(value::text) FILTER (WHERE name = 'raw_hours'), '0')::integer AS raw_hours
+FROM tenant_settings WHERE name IN ('keep_content', 'raw_hours')
+"""
+
+
+class Allowed(msgspec.Struct, frozen=True):
+    """Nobody allows anything unless he said so."""
+
+    keeps_content: bool
+    """Whether prompts, arguments and outputs may be stored with the rows."""
+    raw_hours: int
+    """For how long requests are kept as they came; 0: not at all."""
 
 
 class SettingsDirectory:
@@ -21,14 +35,19 @@ class SettingsDirectory:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._known: TenantCache[bool] = TenantCache(MAX_TENANTS_REMEMBERED, lambda: TTL_S)
+        self._known: TenantCache[Allowed] = TenantCache(MAX_TENANTS_REMEMBERED, lambda: TTL_S)
 
-    async def keeps_content(self, tenant_id: UUID) -> bool:
-        """Whether the tenant allowed it; nobody has unless he said so."""
-        known = self._known.get(tenant_id, KEEPS)
+    async def allowed(self, tenant_id: UUID) -> Allowed:
+        """What the tenant allows."""
+        known = self._known.get(tenant_id, ALLOWED)
         if known is None:
             context = TenantContext(tenant_id, read_only=True)
             async with tenant_connection(self._engine, context) as connection:
-                known = bool(await connection.fetchval(KEEPS))
-            self._known.put(tenant_id, KEEPS, known)
+                known = await read_allowed(connection)
+            self._known.put(tenant_id, ALLOWED, known)
         return known
+
+
+async def read_allowed(connection: ContextConnection) -> Allowed:
+    """What the tenant of the transaction allows at this moment."""
+    return Allowed(*await connection.fetchrow(ALLOWED))
