@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -77,9 +77,18 @@ class Running(msgspec.Struct, frozen=True):
 
 @contextmanager
 def serving(
-    name: str, runtime_dsn: str, *, source: Path = SOURCE, data: Path = DATA, pool_max: int = 10
+    name: str,
+    runtime_dsn: str,
+    *,
+    source: Path = SOURCE,
+    data: Path = DATA,
+    pool_max: int = 10,
+    program: Sequence[str] = (),
 ) -> Iterator[Running]:
-    """Run `floor`, or the product of a source tree, with one worker and without a log of accesses."""
+    """Run `floor`, or the product of a source tree, with one worker and without a log of accesses.
+
+    `program`: what Python is to run instead, which is told the port.
+    """
     port = _free_port()
     is_floor = name == "floor"
     environ = {
@@ -92,7 +101,9 @@ def serving(
         "BENCH_DATA": str(data),
     }
     what = [str(HERE / "floor.py")] if is_floor else ["-m", "metrics_service", "serve"]
-    process = subprocess.Popen([sys.executable, *what, "--port", str(port)], env=environ, stdout=2)
+    process = subprocess.Popen(
+        [sys.executable, *(program or what), "--port", str(port)], env=environ, stdout=2
+    )
     try:
         _wait(port, process)
         yield Running(name, port, psutil.Process(process.pid))

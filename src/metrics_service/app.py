@@ -37,16 +37,22 @@ from metrics_service.http.failures import EXCEPTION_HANDLERS
 from metrics_service.http.foundation import lay_foundation
 from metrics_service.http.guard import HeadGuard
 from metrics_service.http.me import get_me
+from metrics_service.http.noting import IngestNotes
 from metrics_service.http.openapi import complete_openapi, openapi_config
 from metrics_service.http.responses import JsonResponse
 from metrics_service.http.tenant import TenantGate
 from metrics_service.http.throttle import FailureThrottle
+from metrics_service.identities.controller import IdentityController, IdentityRuleController
+from metrics_service.identities.followers import Followers
+from metrics_service.ingest_log.controller import IngestLogController
 from metrics_service.keys.controller import KeyController
 from metrics_service.model_calls.controller import ModelCallController
 from metrics_service.otlp.controller import OtlpController
 from metrics_service.session_events.controller import SessionEventController
 from metrics_service.sessions.controller import MetricsSessionController
 from metrics_service.settings import Settings, load_settings
+from metrics_service.setup.controller import SetupController
+from metrics_service.setup.request import Reach
 from metrics_service.tenant_settings.controller import TenantSettingsController
 from metrics_service.tool_metrics.controller import ToolMetricController
 
@@ -66,6 +72,10 @@ ROUTES: list[ControllerRouterHandler] = [
     DashboardImageController,
     DashboardTemplateController,
     KeyController,
+    SetupController,
+    IdentityController,
+    IdentityRuleController,
+    IngestLogController,
     TenantSettingsController,
     OtlpController,
     health.live,
@@ -77,11 +87,12 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
     """Build one process's application; it connects when its lifespan begins."""
     foundation = lay_foundation(settings, runtime_dsn=runtime_dsn, direct_dsn=direct_dsn)
 
-    renderer = Renderer()
+    renderer, followers = Renderer(), Followers()
+    reach = Reach(settings.trusted_proxies, settings.metrics_otlp_grpc_port)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with foundation.standing(), aclosing(renderer):
+        async with foundation.standing(), aclosing(renderer), aclosing(followers):
             yield
 
     litestar = Litestar(
@@ -95,7 +106,14 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         # The guards in front know better: it depends on the route, and on inflating.
         request_max_body_size=None,
         openapi_config=openapi_config(),
-        state=State({"database": foundation.database, "renderer": renderer}),
+        state=State(
+            {
+                "database": foundation.database,
+                "renderer": renderer,
+                "followers": followers,
+                "reach": reach,
+            }
+        ),
     )
     complete_openapi(litestar)
     app: ASGIApp = BodyGuard(litestar)
@@ -108,6 +126,7 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
     )
     app = TenantGate(app, foundation.directory)
     app = HeadGuard(app)
+    app = IngestNotes(app, foundation.database.diary, foundation.directory, foundation.keys)
     return AccessLog(app)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import msgspec
 
 
@@ -88,8 +90,18 @@ class UnknownHostError(MetricsServiceError):
 class UnauthenticatedError(MetricsServiceError):
     """No credential, or none that this tenant knows."""
 
-    def __init__(self) -> None:
-        super().__init__("a valid API key of this tenant is required")
+    def __init__(
+        self,
+        detail: str = "a valid API key of this tenant is required",
+        *,
+        finding: str | None = None,
+        key_id: UUID | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.finding = finding or detail
+        """What the tenant itself may know of it."""
+        self.key_id = key_id
+        """The key that it was, once."""
 
 
 class ForbiddenError(MetricsServiceError):

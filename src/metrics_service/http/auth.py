@@ -15,6 +15,7 @@ from metrics_service.http.headers import Header
 from metrics_service.http.links import LinkSigner, is_link, no_link, token_of
 from metrics_service.http.problems import send_problem
 from metrics_service.http.throttle import FailureThrottle, InFlight, client_address
+from metrics_service.http.told import signal_of
 from metrics_service.tenants.authenticate import KeyRing, Principal
 
 # Before the body is read: strangers cannot make a process hold what they send.
@@ -47,7 +48,9 @@ class CredentialGate:
             await self._app(scope, receive, send)
             return
         try:
-            scope["user"] = await self._authenticate(scope)
+            principal = await self._authenticate(scope)
+            scope["user"] = principal
+            _check_place(scope, principal)
             # Behind the credential: a stranger cannot use up what is the tenant's. Nor can all those
             # whom one of its links was passed on to.
             with self._in_flight.hold((scope["state"]["tenant"].id, is_link(scope["path"]))):
@@ -64,14 +67,18 @@ class CredentialGate:
             key = credential(scope)
             principal = await self._keys.find_principal(tenant_id, key) if key is not None else None
         if principal is not None:
-            _check_place(scope, principal)
             return principal
         # Only failing attempts are counted and refused: a valid credential is always served.
         address = client_address(scope, self._trusted_proxies)
         host = scope["state"]["host"]
         self._throttle.check(address, host)
         self._throttle.record_failure(address, host)
-        raise no_link() if is_link(scope["path"]) else UnauthenticatedError
+        if is_link(scope["path"]):
+            raise no_link()
+        if signal_of(scope) is None:
+            raise UnauthenticatedError
+        # Whoever sends telemetry looks at nothing but this answer, if at that.
+        raise await self._keys.why_not(tenant_id, credential(scope))
 
 
 def _check_place(scope: Scope, principal: Principal) -> None:

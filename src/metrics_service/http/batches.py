@@ -24,6 +24,8 @@ from metrics_service.http.bodies import field_error, nul_field, parse_json
 from metrics_service.http.headers import content_type_of, values_of
 from metrics_service.http.limits import LINE_TYPES
 from metrics_service.http.query import query_operation
+from metrics_service.http.told import reasons_of
+from metrics_service.ingest.diary_page import Taken
 
 ItemT = TypeVar("ItemT", bound=msgspec.Struct)
 
@@ -153,6 +155,13 @@ class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
 def _refuse_too_many(count: int) -> None:
     if count > MAX_ITEMS:
         raise BodyTooLargeError(f"a batch has at most {MAX_ITEMS} items")
+
+
+def taken_of(batch: Batch[ItemT], receipt: BatchReceipt) -> Taken:
+    """What the receiver's diary is to know of a batch that was stored."""
+    rejected = [] if receipt.rejected is msgspec.UNSET else receipt.rejected
+    agent = getattr(batch.items[-1], "agent", None) if batch.items else None
+    return Taken(receipt.inserted + receipt.duplicates, reasons_of(rejected), agent)
 
 
 def batch_operation(kind: type[msgspec.Struct], example: list[dict[str, Any]]) -> type[Operation]:

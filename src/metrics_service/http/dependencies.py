@@ -25,6 +25,8 @@ from metrics_service.errors import ForbiddenError, InvalidQueryError
 from metrics_service.http.links import LinkSigner
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.turns import Turns
+from metrics_service.ingest.diary import Diary
+from metrics_service.ingest.raw_requests import RawSweeper
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.tenants.authenticate import Principal
@@ -50,6 +52,8 @@ class Database(msgspec.Struct, frozen=True):
     tenant_settings: SettingsDirectory
     sealer: Sealer
     links: LinkSigner
+    diary: Diary
+    raw_sweeper: RawSweeper
     query_timeout_ms: int
 
 

@@ -16,7 +16,9 @@ from metrics_service.http.dependencies import Database
 from metrics_service.http.links import LinkSigner
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.turns import Turns
+from metrics_service.ingest.diary import Diary
 from metrics_service.ingest.prices import load_prices
+from metrics_service.ingest.raw_requests import RawSweeper
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.settings import Settings
@@ -46,7 +48,8 @@ class Foundation(msgspec.Struct, frozen=True):
             # takes 70 ms, and large batches cause many.
             gc.collect()
             gc.freeze()
-            yield
+            async with self.database.diary.kept():
+                yield
         finally:
             await self.listener.stop()
             await self.engine.dispose()
@@ -82,6 +85,8 @@ def lay_foundation(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> 
         tenant_settings=SettingsDirectory(engine),
         sealer=Sealer(secret),
         links=LinkSigner(secret),
+        diary=Diary(engine),
+        raw_sweeper=RawSweeper(),
         query_timeout_ms=settings.database_query_timeout_ms,
     )
     return Foundation(engine, listener, directory, keys, database, settings.database_pool_min)

@@ -73,6 +73,12 @@ def right_path(path: str) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+def signal_in(path: str) -> str | None:
+    """The one signal that a path names, rightly or nearly."""
+    named = {_PATH_OF[word.lower()] for word in _signal_in(path)}
+    return named.pop().removeprefix(limits.OTLP_PREFIX) if len(named) == 1 else None
+
+
 def status_for(error: MetricsServiceError, status: int) -> int:
     """The HTTP status for a client that takes most of them for final."""
     return 503 if isinstance(error, _BROKEN_CONNECTION) else status

@@ -10,6 +10,7 @@ from litestar.types import Scope, Send
 from metrics_service import errors
 from metrics_service.errors import FieldError, MetricsServiceError
 from metrics_service.http import otlp_errors
+from metrics_service.http.told import leave_refusal
 
 STATUS_OF: dict[type[MetricsServiceError], int] = {
     errors.MalformedRequestError: 400,
@@ -101,6 +102,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 def refusal_of(error: MetricsServiceError, scope: Scope) -> Refusal:
     """Say it in the form that whoever asks understands."""
+    leave_refusal(scope, error)
     status, headers = STATUS_OF[type(error)], headers_of(error)
     if otlp_errors.speaks_otlp(scope):
         status = otlp_errors.status_for(error, status)

@@ -147,6 +147,13 @@ def client_address(scope: Scope, trusted_proxies: Sequence[Network]) -> str:
     return str(_forwarded(scope, trusted_proxies) or peer)
 
 
+def comes_from(scope: Scope, trusted_proxies: Sequence[Network]) -> bool:
+    """Whether the other end of the connection is one of the proxies, whose headers are believed."""
+    client = scope.get("client")
+    peer = _parsed(client[0]) if client else None
+    return peer is not None and _is_trusted(peer, trusted_proxies)
+
+
 def _forwarded(scope: Scope, trusted_proxies: Sequence[Network]) -> Address | None:
     # From the right: each trusted proxy added who spoke to it, and only that can be believed.
     header = b",".join(values_of(scope["headers"], b"x-forwarded-for")).decode("latin-1")

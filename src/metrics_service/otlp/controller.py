@@ -9,6 +9,7 @@ from metrics_service.errors import UnsupportedMediaTypeError
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.otlp_errors import JSON, PROTOBUF, PROTOBUF_TYPES, media_type_of
+from metrics_service.http.told import leave_taken
 from metrics_service.otlp.answers import answer_json, answer_protobuf
 from metrics_service.otlp.decoded import Signal
 from metrics_service.otlp.openapi import LOGS, METRICS, TRACES, otlp_operation
@@ -62,6 +63,7 @@ async def _take_in(signal: Signal, request: AnyRequest, caller: Caller) -> Respo
     if not is_json and media_type not in PROTOBUF_TYPES:
         raise UnsupportedMediaTypeError(f"Content-Type must be {PROTOBUF} or {JSON}")
     reading = await receive(caller, signal, await take_body(request), is_json=is_json)
+    leave_taken(request.scope, reading.taken())
     answer = (
         answer_json(signal, reading)
         if is_json

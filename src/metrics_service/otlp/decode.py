@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from metrics_service.errors import MalformedRequestError
+from metrics_service.ingest.diary_page import Taken
 from metrics_service.ingest.telemetry import Telemetry
 from metrics_service.ingest.temporality import DAY_NS
 from metrics_service.otlp.decoded import Signal, Tally
@@ -26,6 +27,15 @@ class Reading(msgspec.Struct, frozen=True):
     accepted: int
     rejected: int
     reasons: list[str]
+    refused: dict[str, int] = {}
+    """How many of the rejected for each reason."""
+    agent: str | None = None
+    """The client, as far as a mapper recognised one."""
+    agent_version: str | None = None
+
+    def taken(self) -> Taken:
+        """The same for the receiver's diary."""
+        return Taken(self.accepted, self.refused, self.agent, self.agent_version)
 
 
 async def read_in_turns(
@@ -35,7 +45,7 @@ async def read_in_turns(
     tally = Tally()
     for _ in _steps(signal, body, tally, is_json=is_json, received_ns=received_ns, out=out):
         await asyncio.sleep(0)
-    return Reading(tally.accepted, tally.rejected, tally.reasons)
+    return _reading(tally, out)
 
 
 def read_request(
@@ -48,7 +58,27 @@ def read_request(
     tally = Tally()
     for _ in _steps(signal, body, tally, is_json=is_json, received_ns=received_ns, out=out):
         pass
-    return Reading(tally.accepted, tally.rejected, tally.reasons)
+    return _reading(tally, out)
+
+
+def _reading(tally: Tally, out: Telemetry) -> Reading:
+    agent, version = _recognised(out)
+    return Reading(tally.accepted, tally.rejected, tally.reasons, tally.refused, agent, version)
+
+
+def _recognised(out: Telemetry) -> tuple[str | None, str | None]:
+    """The client of the last session, or of what belongs to none."""
+    session = next(reversed(out.sessions.values()), None)
+    if session is not None:
+        _, version = session.said.get("agent_version", (0, None))
+        return session.agent, version
+    if out.points:
+        return out.points[-1].agent, None
+    event = next(iter(out.events.values()), None)
+    if event is not None:
+        return event.agent, None
+    call = next(iter(out.tools.values()), None)
+    return (None if call is None else call.agent), None
 
 
 def _steps(

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from metrics_service.errors import BodyTooLargeError
+from metrics_service.ingest.diary_page import OTHER
 from metrics_service.ingest.telemetry import MAX_NS
 from metrics_service.otlp.items import Attributes, LogItem, Source, Value
 from metrics_service.otlp.values import nanoseconds
@@ -35,11 +36,18 @@ class Tally(msgspec.Struct):
     reasons: list[str] = []
     """Each reason once."""
 
+    refused: dict[str, int] = {}
+    """How many items for each reason; what is more than these is under `OTHER`."""
+
     entries: int = 0
     """Groups, scopes and items so far."""
 
     def refuse(self, reason: str) -> None:
         self.rejected += 1
+        counted = reason
+        if reason not in self.refused and len(self.refused) >= MAX_REASONS:
+            counted = OTHER
+        self.refused[counted] = self.refused.get(counted, 0) + 1
         self.warn(reason)
 
     def warn(self, reason: str) -> None:

@@ -29,16 +29,19 @@ from metrics_service.errors import (
     MalformedRequestError,
     MethodNotAllowedError,
     MetricsServiceError,
-    UnauthenticatedError,
     UnavailableError,
 )
 from metrics_service.http.access_log import request_id_of
 from metrics_service.http.auth import header_credential
 from metrics_service.http.dependencies import Caller
 from metrics_service.http.foundation import Foundation
-from metrics_service.http.headers import Header
+from metrics_service.http.headers import Header, values_of
+from metrics_service.http.limits import MAX_OTLP_BYTES
+from metrics_service.http.otlp_errors import status_for
 from metrics_service.http.tenant import require_served
 from metrics_service.http.throttle import FailureThrottle, InFlight, Network, client_address
+from metrics_service.http.told import reason_of
+from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Sender, client_of
 from metrics_service.otlp.answers import answer_protobuf
 from metrics_service.otlp.decoded import Signal
 from metrics_service.otlp.grpc_status import DETAILS, http_status, refused
@@ -65,6 +68,8 @@ MESSAGE_PATIENCE_S = 60.0
 OK = "OK"
 CLIENT_GONE = "CANCELLED"
 """The status in the log when a call was over before it was answered."""
+NOT_WHOLE = f"the message did not arrive whole, or has more than {MAX_OTLP_BYTES} bytes"
+"""Which of them, grpc does not tell."""
 
 ResultT = TypeVar("ResultT")
 log = structlog.get_logger(__name__)
@@ -79,12 +84,20 @@ class Call(msgspec.Struct):
     headers: list[Header]
     started: float
     tenant_id: UUID | None = None
+    key_id: UUID | None = None
     patience: asyncio.TimerHandle | None = None
 
     @property
     def authority(self) -> str:
         host: bytes = self.context._rpc_event.call_details.host  # noqa: SLF001  # see the module's text
         return host.decode("latin-1")
+
+    def sender(self) -> Sender:
+        agents = values_of(self.headers, b"user-agent")
+        client, version = client_of(agents[0] if agents else b"")
+        return Sender(
+            self.key_id, SIGNALS.get(self.method, UNKNOWN_SIGNAL), "grpc", client, version
+        )
 
     def client(self, trusted_proxies: Sequence[Network]) -> str:
         scope = {"client": (peer_host(self.context.peer()), 0), "headers": self.headers}
@@ -132,14 +145,27 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
             answer = self._serve(call, messages)
         except CallBrokenOffError:
             _write(call, CLIENT_GONE)
+            self._note(call, 503, NOT_WHOLE)
             return b""
         except MetricsServiceError as error:
             refusal = refused(error)
+            self._note(call, status_for(error, http_status(error)), reason_of(error))
             _write(call, refusal.code, is_ours=http_status(error) >= 500)
             context.set_trailing_metadata(((DETAILS, refusal.details),))
             context.abort(grpc.StatusCode[refusal.code], refusal.text)
         _write(call, OK)
         return answer
+
+    def _note(self, call: Call, status: int, reason: str) -> None:
+        """Tell the diary, which belongs to the loop's thread."""
+        if call.tenant_id is not None:
+            self._loop.call_soon_threadsafe(
+                self._foundation.database.diary.refuse,
+                call.tenant_id,
+                call.sender(),
+                status,
+                reason,
+            )
 
     def _serve(self, call: Call, messages: Iterator[bytes]) -> bytes:
         # An exception that gets out would be UNKNOWN to the client, and what it sent would be lost.
@@ -170,6 +196,7 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         tenant = require_served(await self._foundation.directory.find(host))
         call.tenant_id = tenant.id
         principal = await self._authenticate(call, host, tenant)
+        call.key_id = principal.id
         if not principal.allows("ingest"):
             raise ForbiddenError("this key lacks the scope ingest")
         call.patience = self._loop.call_later(MESSAGE_PATIENCE_S, call.context.cancel)
@@ -185,7 +212,9 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         address = call.client(self._trusted_proxies)
         self._throttle.check(address, host)
         self._throttle.record_failure(address, host)
-        raise UnauthenticatedError
+        error = await keys.why_not(tenant.id, key)
+        call.key_id = error.key_id
+        raise error
 
     @contextmanager
     def _one_of_all(self) -> Iterator[None]:
@@ -219,6 +248,7 @@ async def _store(call: Call, caller: Caller, signal: Signal, body: bytes) -> byt
     if call.patience is not None:
         call.patience.cancel()
     reading = await receive(caller, signal, body, is_json=False)
+    caller.database.diary.accept(caller.tenant_id, call.sender(), reading.taken())
     answer: bytes = answer_protobuf(signal, reading).SerializeToString()
     return answer
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.cache import TenantCache
 from metrics_service.db.tenancy import registry_connection
+from metrics_service.errors import UnauthenticatedError
 from metrics_service.tenants.keys import hash_key, prefix_of
 
 MAX_KEYS_REMEMBERED = 10_000
@@ -46,6 +47,19 @@ class Principal(msgspec.Struct, frozen=True):
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
 
+class EndedKey(msgspec.Struct, frozen=True):
+    """A key that was this tenant's until it expired or was revoked."""
+
+    id: UUID
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def __str__(self) -> str:
+        ends = [(self.expires_at, "expired"), (self.revoked_at, "was revoked")]
+        ended_at, how = min((at, how) for at, how in ends if at is not None)
+        return f"this key {how} at {ended_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 class KeyRing:
     """Checks API keys against their tenant's, and remembers the good ones."""
 
@@ -64,6 +78,39 @@ class KeyRing:
             if principal is not None and changes == self._changes:
                 self._remembered.put(tenant_id, key_hash, principal)
         return None if principal is None or principal.has_expired else principal
+
+    async def why_not(self, tenant_id: UUID, key: str | None) -> UnauthenticatedError:
+        """Why a credential that found nobody found nobody.
+
+        The client is told what it proved to know: that a key ended, by that very key.
+        """
+        if key is None:
+            return UnauthenticatedError(finding="there is no credential that can be read")
+        ended = await self._find_ended(tenant_id, key)
+        if ended is None:
+            return UnauthenticatedError(finding="this key is not one of this tenant's")
+        return UnauthenticatedError(
+            f"{ended}; make another with `metrics-service key create`", key_id=ended.id
+        )
+
+    async def _find_ended(self, tenant_id: UUID, key: str) -> EndedKey | None:
+        prefix = prefix_of(key)
+        if prefix is None:
+            return None
+        async with registry_connection(self._engine) as connection:
+            row = await connection.fetchrow(
+                """
+                SELECT id, key_hash, expires_at, revoked_at
+                FROM public.find_ended_api_key($1, $2)
+                """,
+                tenant_id,
+                prefix,
+            )
+        # Compared in any case, so that a prefix that was somebody's takes no longer.
+        kept = row["key_hash"] if row is not None else NO_HASH
+        if not hmac.compare_digest(kept, hash_key(key)) or row is None:
+            return None
+        return EndedKey(row["id"], row["expires_at"], row["revoked_at"])
 
     def forget(self, tenant_id: UUID | None) -> None:
         self._changes += 1

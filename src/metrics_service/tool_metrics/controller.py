@@ -10,11 +10,18 @@ from litestar.params import FromPath
 
 from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
-from metrics_service.http.batches import BatchDecoder, BatchQuery, BatchReceipt, batch_operation
+from metrics_service.http.batches import (
+    BatchDecoder,
+    BatchQuery,
+    BatchReceipt,
+    batch_operation,
+    taken_of,
+)
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
+from metrics_service.http.told import leave_taken
 from metrics_service.ingest.records import ToolMetricRecord
 from metrics_service.ingest.sessions import require_session
 from metrics_service.tool_metrics.repository import (
@@ -60,7 +67,9 @@ class ToolMetricController(Controller):
         """Store up to 10,000 tool metrics; sending them again is safe."""
         query = parse_query(request, BatchQuery)
         batch = _batch.decode(await take_body(request), request.scope["headers"])
-        return await store_batch(caller, batch, query)
+        receipt = await store_batch(caller, batch, query)
+        leave_taken(request.scope, taken_of(batch, receipt))
+        return receipt
 
     @get(
         "/tool-metrics",
