@@ -32,7 +32,7 @@ FIELDS = {
     "output_tokens", "cost_usd_micros", "lines_added", "lines_removed", "created_at", "updated_at",
     "tool_reject_count", "model_error_count", "cache_read_tokens", "cache_write_tokens",
     "reasoning_tokens", "prompt_count", "turn_count", "compactions", "commits", "pull_requests",
-    "active_seconds_user", "active_seconds_agent", "signals",
+    "active_seconds_user", "active_seconds_agent", "signals", "user_source",
 }  # fmt: skip
 
 

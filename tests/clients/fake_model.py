@@ -1,4 +1,4 @@
-"""A model that asks for the tools it is told to ask for, in the words of the Gemini API."""
+"""A model that asks for the tools it is told to ask for, in the words of several providers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import msgspec
+from model_apis import API_OF, Reply, Wish
 
+__all__ = ["Wish", "fake_model"]
 
-class Wish(msgspec.Struct, frozen=True):
-    """One tool that the model wants called."""
-
-    tool: str
-    arguments: dict[str, Any]
-
-
-USAGE = {
-    "promptTokenCount": 100,
-    "cachedContentTokenCount": 40,
-    "candidatesTokenCount": 20,
-    "thoughtsTokenCount": 5,
-    "totalTokenCount": 125,
-}
+NOT_HERE = Reply("application/json", '{"error": {"message": "not here"}}')
 
 
 @contextmanager
@@ -36,16 +24,37 @@ def fake_model(wishes: Sequence[Wish]) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            reply = _reply(asked, wishes)
-            is_stream = "streamGenerateContent" in self.path
-            body = f"data: {json.dumps(reply)}\n\n" if is_stream else json.dumps(reply)
-            self.send_response(200)
-            kind = "text/event-stream" if is_stream else "application/json"
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
+            asked = self._body()
+            path = self.path.partition("?")[0]
+            api = next((found for end, found in API_OF.items() if path.endswith(end)), None)
+            if api is None:
+                # Catalogues, analytics, counts of tokens: agents do without.
+                self._answer(404, NOT_HERE)
+            else:
+                self._answer(200, api(json.loads(asked), wishes, path))
+
+        def do_GET(self) -> None:
+            self._answer(404, NOT_HERE)
+
+        def do_HEAD(self) -> None:
+            self._answer(200, Reply("text/plain", ""))
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b""
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+
+        def _answer(self, status: int, reply: Reply) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", reply.content_type)
+            self.send_header("Content-Length", str(len(reply.body.encode())))
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write(reply.body.encode())
 
         def log_message(self, *_: Any) -> None:
             """Say nothing: the tests have their own words."""
@@ -59,19 +68,3 @@ def fake_model(wishes: Sequence[Wish]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def _reply(asked: dict[str, Any], wishes: Sequence[Wish]) -> dict[str, Any]:
-    parts = [part for turn in asked["contents"] for part in turn["parts"]]
-    fulfilled = sum("functionResponse" in part for part in parts)
-    if fulfilled < len(wishes):
-        wish = wishes[fulfilled]
-        said = {"functionCall": {"name": wish.tool, "args": wish.arguments}}
-    else:
-        said = {"text": "All done."}
-    return {
-        "candidates": [
-            {"index": 0, "content": {"role": "model", "parts": [said]}, "finishReason": "STOP"}
-        ],
-        "usageMetadata": USAGE,
-    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -30,6 +29,9 @@ from metrics_service.seeds.dashboards import OVERVIEW
 from metrics_service.seeds.rows import seed_id
 from metrics_service.seeds.seed import seed
 from metrics_service.settings import load_settings
+from metrics_service.setup.agents import claude_code
+from metrics_service.setup.connection import Connection, Endpoint
+from metrics_service.setup.writing import assignments
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.registry import Tenant, get_tenant, notify
 
@@ -131,24 +133,11 @@ def overview_of(tenant: Tenant) -> str:
 
 def agent_command(shown: DemoTenant, binding: Binding, base_domain: str) -> str:
     """How to start Claude Code so that it sends here."""
-    host = f"{shown.tenant.domain}.{base_domain}"
-    endpoint, headers = f"http://{host}:{binding.port}", f"x-api-key={shown.key}"
-    if not _resolves(host):
-        # Browsers and curl know these names by themselves, agents ask the system.
-        endpoint, headers = f"http://127.0.0.1:{binding.port}", f"{headers},host={host}"
-    return (
-        "CLAUDE_CODE_ENABLE_TELEMETRY=1 OTEL_LOGS_EXPORTER=otlp OTEL_METRICS_EXPORTER=otlp"
-        f" OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}"
-        f" OTEL_EXPORTER_OTLP_HEADERS={headers} claude"
+    endpoint = Endpoint("http", f"{shown.tenant.domain}.{base_domain}", binding.port)
+    connection = Connection(
+        endpoint=endpoint, protocol=claude_code.AGENT.protocols[0], key=shown.key
     )
-
-
-def _resolves(host: str) -> bool:
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
-        return False
-    return True
+    return " ".join([*assignments(claude_code.variables(connection)), "claude"])
 
 
 def _now() -> str:

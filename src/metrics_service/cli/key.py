@@ -70,27 +70,40 @@ def create(
     as_json: bool,
 ) -> None:
     """Issue a key of the tenant SLUG, and print it: this is the only time that it is shown."""
+    with opened_database() as opened:
+        issued = issue(opened, slug, scopes, name=name, email=email, expires_in=expires_in)
+    print_one(issued, as_json=as_json)
+
+
+def issue(
+    opened: Opened,
+    slug: str,
+    scopes: tuple[Scope, ...],
+    *,
+    name: str,
+    email: str | None,
+    expires_in: timedelta | None,
+) -> IssuedKey:
+    """Issue a key of a tenant that is served; raises what is wrong with any of its values."""
     name = validate_display_name(name)
     email = _email(email) if email is not None else None
-    with opened_database() as opened:
-        wanted = opened.tenant_name(slug)
-        tenant = opened.in_transaction(lambda connection: get_tenant(connection, wanted))
-        _refuse_unserved(tenant)
-        user_id = _user_of(opened, tenant, email) if email is not None else None
+    wanted = opened.tenant_name(slug)
+    tenant = opened.in_transaction(lambda connection: get_tenant(connection, wanted))
+    _refuse_unserved(tenant)
+    user_id = _user_of(opened, tenant, email) if email is not None else None
 
-        async def issue(connection: AsyncConnection) -> IssuedKey:
-            await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
-            return await create_key(
-                connection,
-                tenant.id,
-                scopes=list(dict.fromkeys(scopes)),
-                name=name,
-                user_id=user_id,
-                expires_in=expires_in,
-            )
+    async def work(connection: AsyncConnection) -> IssuedKey:
+        await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+        return await create_key(
+            connection,
+            tenant.id,
+            scopes=list(dict.fromkeys(scopes)),
+            name=name,
+            user_id=user_id,
+            expires_in=expires_in,
+        )
 
-        issued = opened.in_transaction(issue)
-    print_one(issued, as_json=as_json)
+    return opened.in_transaction(work)
 
 
 def _email(text: str) -> str:

@@ -30,7 +30,7 @@ workers_option = click.option(
 otlp_grpc_port_option = click.option(
     "--otlp-grpc-port",
     type=click.IntRange(1, 65535),
-    help="Take OTLP over gRPC at this port too; 4317 is what clients expect.",
+    help="Take OTLP over gRPC at this port too; METRICS_OTLP_GRPC_PORT by default. Clients expect 4317.",
 )
 
 
@@ -67,7 +67,7 @@ def binding_of(
             host=host or settings.metrics_host,
             port=port or settings.metrics_port,
             workers=workers or settings.metrics_workers,
-            otlp_grpc_port=otlp_grpc_port,
+            otlp_grpc_port=otlp_grpc_port or settings.metrics_otlp_grpc_port,
         )
     )
 
@@ -103,6 +103,8 @@ def tell_workers(opened: Opened, binding: Binding) -> None:
     os.environ["METRICS_SECRET_KEY"] = opened.settings.secret_key().decode()
     os.environ["DATABASE_URL"] = opened.addresses.runtime
     os.environ["METRICS_HOST"], os.environ["METRICS_PORT"] = binding.host, str(binding.port)
+    # An empty one is none.
+    os.environ["METRICS_OTLP_GRPC_PORT"] = str(binding.otlp_grpc_port or "")
     # Only the command line and maintenance may own.
     os.environ.pop("DATABASE_OWNER_URL", None)
     if opened.addresses.embedded is not None:

@@ -130,7 +130,7 @@ class Calls(msgspec.Struct, Generic[PartT]):
                 continue
             parts = self._parts(found)
             rank = max(call.rank, found["source_rank"])
-            if not join_parts(parts, call.parts) and rank == found["source_rank"]:
+            if not self._join_parts(row_id, parts, call.parts) and rank == found["source_rank"]:
                 continue
             row, others = self.finish(resolve(parts))
             is_counted = self._counts(rank, place)
@@ -145,6 +145,15 @@ class Calls(msgspec.Struct, Generic[PartT]):
         for piece in pieces(changed):
             for added in await connection.fetch(self.table.change, piece):
                 ledger.enter(source, added["session_id"], added["rows"])
+
+    def _join_parts(
+        self,
+        row_id: int,  # noqa: ARG002  # who stores calls again wants to know which it is
+        parts: dict[str, PartT],
+        told: Mapping[str, PartT],
+    ) -> bool:
+        """Join what is told to what is stored of a row; say whether that changed anything."""
+        return join_parts(parts, told)
 
     def _parts(self, found: Record) -> dict[str, PartT]:
         if found["parts"] is not None:

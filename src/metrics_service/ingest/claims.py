@@ -36,8 +36,9 @@ def best_claim(said: Mapping[str, tuple[int, Any]]) -> Claim | None:
     is_gateway = said.get("@identity.source", (0, ""))[1] == "gateway-oidc"
     for kind in _ORDER_AT_GATEWAY if is_gateway else _ORDER:
         found = said.get(f"@{kind}")
-        if found is not None and found[1]:
-            return _claim(kind, found[1])
+        # No text of the database can hold it, and a name without it is the same name.
+        if found is not None and (value := found[1].replace("\0", "")):
+            return _claim(kind, value)
     return None
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
+import msgspec
+
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.calls import Place
+from metrics_service.ingest.parts import IMPORT
 from metrics_service.ingest.rows import array, batched_ids, encode
 from metrics_service.ingest.session_state import Figures, add, figures_of_point
 from metrics_service.ingest.telemetry import Event, Point, SessionPart, instant
@@ -20,13 +23,20 @@ WITH item AS MATERIALIZED (
         span_id text, parent_span_id text, severity integer, signal text, attributes jsonb,
         content text)
 )
-INSERT INTO session_events
+INSERT INTO session_events AS t
     (id, session_id, agent, user_id, kind, name, occurred_at, duration_ms, turn_id, trace_id,
      span_id, parent_span_id, severity, signal, attributes, content)
 SELECT id, session_id, agent, user_id, kind, name, occurred_at, duration_ms, turn_id, trace_id,
        span_id, parent_span_id, severity, coalesce(signal, 'logs'), attributes, content
 FROM item
-ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
+ON CONFLICT (tenant_id, id) DO UPDATE SET
+    name = excluded.name, occurred_at = excluded.occurred_at, duration_ms = excluded.duration_ms,
+    turn_id = excluded.turn_id, trace_id = excluded.trace_id, span_id = excluded.span_id,
+    parent_span_id = excluded.parent_span_id, severity = excluded.severity,
+    signal = excluded.signal, attributes = excluded.attributes, content = excluded.content
+-- What was said live is better than what was brought in.
+WHERE t.signal = 'import' AND excluded.signal <> 'import'
+RETURNING t.id, xmax <> 0 AS is_replaced
 """
 
 DELTAS = """
@@ -47,13 +57,21 @@ ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
 """
 
 
+class Tally(msgspec.Struct):
+    """What new events add to the counts of one session."""
+
+    all: Figures = {}
+    named: Figures = {}
+    recorded: Figures = {}
+
+
 async def store_events(
     connection: ContextConnection,
     events: Mapping[int, Event],
     places: Mapping[UUID, Place],
-) -> dict[UUID, Figures]:
+) -> dict[UUID, Tally]:
     """Store the events; return what new ones add to the tallies of their sessions."""
-    tallies: dict[UUID, Figures] = {}
+    tallies: dict[UUID, Tally] = {}
     for row_ids in batched_ids(events):
         rows = []
         for row_id in row_ids:
@@ -63,8 +81,20 @@ async def store_events(
         for found in await connection.fetch(EVENTS, array(rows)):
             event = events[found["id"].int]
             if event.counts is not None and event.session is not None:
-                add(tallies.setdefault(event.session.id, {}), {event.counts: 1})
+                tally = tallies.setdefault(event.session.id, Tally())
+                _count(tally, event, {event.counts: 1}, is_replaced=found["is_replaced"])
     return tallies
+
+
+def _count(tally: Tally, event: Event, one: Figures, *, is_replaced: bool) -> None:
+    if is_replaced:
+        add(tally.recorded, one, -1)
+    else:
+        add(tally.all, one)
+    if event.record.signal == IMPORT:
+        add(tally.recorded, one)
+    elif event.has_common_name:
+        add(tally.named, one)
 
 
 async def store_deltas(

@@ -19,9 +19,17 @@ import msgspec
 LOGS = "logs"
 TRACES = "traces"
 METRICS = "metrics"
+IMPORT = "import"
+"""What a client wrote down on a laptop, and somebody brought in later."""
 
 RANK_SERVER = 1
 """The span of the server that was asked to run a tool, inside that of the client."""
+RANK_RECORDED = 1
+"""What a transcript tells of a call without a name that live telemetry has too.
+
+It shares its number with `RANK_SERVER`: no client whose transcripts are brought in has such spans, so
+the two never meet in one session, and anything live outdoes either.
+"""
 RANK_INNER = 2
 """A span inside the span of the same call: counts where nothing better tells of the session's calls."""
 RANK_SPAN = 3
@@ -133,15 +141,17 @@ PartT = TypeVar("PartT", ToolPart, ModelPart)
 RESULT, EXECUTION, SPAN, DECISION, WAIT = "result", "execution", "span", "decision", "wait"
 DETAILS = "details"
 """A log record that knows less than the span does."""
-ORDER = (RESULT, EXECUTION, SPAN, DETAILS, DECISION, WAIT)
+RECORDED = "recorded"
+"""A transcript that was brought in: whatever was said live is better."""
+ORDER = (RESULT, EXECUTION, SPAN, DETAILS, DECISION, WAIT, RECORDED)
 LOG_PARTS = frozenset({RESULT, DETAILS, DECISION})
 
 UNDONE = {"reject": "rejected", "cancel": "cancelled"}
 """What becomes of a call that was not allowed to run."""
 
-_BY_DECISION = (DECISION, RESULT, WAIT, EXECUTION, SPAN)
-_BY_SPAN = (SPAN, EXECUTION, RESULT, DETAILS, DECISION, WAIT)
-_BY_RUN = (EXECUTION, RESULT, SPAN, DETAILS, DECISION, WAIT)
+_BY_DECISION = (DECISION, RESULT, WAIT, EXECUTION, SPAN, RECORDED)
+_BY_SPAN = (SPAN, EXECUTION, RESULT, DETAILS, DECISION, WAIT, RECORDED)
+_BY_RUN = (EXECUTION, RESULT, SPAN, DETAILS, DECISION, WAIT, RECORDED)
 _OTHER_ORDER: Mapping[str, tuple[str, ...]] = {
     "decision": _BY_DECISION,
     "decision_mode": _BY_DECISION,
@@ -177,9 +187,10 @@ def join_parts(mine: dict[str, PartT], others: Mapping[str, PartT]) -> bool:
 
 
 def _outdoes(name: str, part: Part, known: Part) -> bool:
-    # Of decisions the last one holds: what a rule allowed, a person may still deny.
+    # Of decisions the last one holds: what a rule allowed, a person may still deny. Of a transcript
+    # too: it was read while it was written, and what it says of an answer grows.
     is_earlier = _standing(part) < _standing(known)
-    return not is_earlier if name == DECISION else is_earlier
+    return not is_earlier if name in (DECISION, RECORDED) else is_earlier
 
 
 def _standing(part: Part) -> tuple[float, bytes]:
@@ -225,7 +236,6 @@ def is_told(row: PartT, parts: Mapping[str, PartT]) -> bool:
 
 
 def signal_of(parts: Mapping[str, Part]) -> str:
-    """The signals that told of a call: `logs`, `traces` or `logs+traces`."""
-    in_logs = not LOG_PARTS.isdisjoint(parts)
-    in_traces = not LOG_PARTS.issuperset(parts)
-    return f"{LOGS}+{TRACES}" if in_logs and in_traces else LOGS if in_logs else TRACES
+    """The signals that told of a call, joined by `+`, always in this order: logs, traces, import."""
+    told = {LOGS if name in LOG_PARTS else IMPORT if name == RECORDED else TRACES for name in parts}
+    return "+".join(signal for signal in (LOGS, TRACES, IMPORT) if signal in told)

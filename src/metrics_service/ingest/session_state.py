@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
-from metrics_service.ingest.claims import OWNER, Claim
+from metrics_service.ingest.claims import OWNER
+from metrics_service.ingest.known_people import Known
 from metrics_service.ingest.parts import ModelPart, ToolPart
 from metrics_service.ingest.telemetry import Point
 
@@ -43,13 +43,6 @@ TOKENS = frozenset(
 Figures = dict[str, float]
 
 
-class Known(msgspec.Struct, frozen=True):
-    """The person of a session, and by what they are known."""
-
-    claim: Claim
-    user_id: UUID
-
-
 class State(msgspec.Struct, omit_defaults=True):
     """Stored with the session, as JSON in its column `telemetry`."""
 
@@ -58,6 +51,10 @@ class State(msgspec.Struct, omit_defaults=True):
     """Of the tool calls and model calls that count."""
     meters: Figures = {}
     """Of metrics."""
+    named: Figures = {}
+    """Prompts, turns and compactions told live by a name that a transcript has for them too."""
+    recorded: Figures = {}
+    """Prompts, turns and compactions that only a transcript told of."""
     shown: Figures = {}
     """What of the session's columns is ours."""
     tool_rank: int = 0

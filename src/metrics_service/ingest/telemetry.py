@@ -16,6 +16,7 @@ import msgspec
 from metrics_service.errors import BodyTooLargeError
 from metrics_service.fields import MAX_BIGINT
 from metrics_service.ingest.parts import (
+    IMPORT,
     LOG_PARTS,
     LOGS,
     RANK_SPAN,
@@ -119,6 +120,8 @@ class Event(msgspec.Struct, gc=False):
     record: EventRecord
     counts: Counted | None
     """The session's count that the event adds to when it is new."""
+    has_common_name: bool
+    """Whether live telemetry and a transcript call it the same."""
 
 
 class Point(msgspec.Struct, kw_only=True, gc=False):
@@ -239,7 +242,8 @@ class Telemetry:
         """Add part `name` of the model call that `key` names within its session."""
         part.status = part.status or "success"
         part.http_status = _small(part.http_status)
-        part.attempts = _small(part.attempts)
+        # A row has one attempt unless more are told of: what says so says nothing, in any order.
+        part.attempts = _small(part.attempts) if part.attempts != 1 else None
         if session is not None and session.trace_id is not None:
             rank = _rank_apart(rank, key, name)
         _add(self.models, self._id("model", session, agent, key), session, agent, name, part, rank)
@@ -252,11 +256,16 @@ class Telemetry:
         record: EventRecord,
         *,
         counts: Counted | None = None,
+        has_common_name: bool = False,
     ) -> None:
-        """Add an event; `key` names it within its session."""
+        """Add an event; `key` names it within its session.
+
+        `has_common_name`: live telemetry and a transcript have the same key for it.
+        """
         row_id = self._id("event", session, agent, key)
-        if row_id not in self.events:
-            self.events[row_id] = Event(session, agent, record, counts)
+        known = self.events.get(row_id)
+        if known is None or (known.record.signal == IMPORT and record.signal != IMPORT):
+            self.events[row_id] = Event(session, agent, record, counts, has_common_name)
 
     def _id(self, table: str, session: SessionPart | None, agent: str, key: Key) -> int:
         if isinstance(key, tuple):

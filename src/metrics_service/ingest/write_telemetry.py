@@ -7,23 +7,27 @@ in a circle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
+from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
 from metrics_service.ingest.calls import Calls, Place, head_of
-from metrics_service.ingest.claims import OWNER, Claim, best_claim, users_of
-from metrics_service.ingest.happenings import store_deltas, store_events
-from metrics_service.ingest.parts import ModelPart, ToolPart
+from metrics_service.ingest.claims import IMPORTER, OWNER, SENT_BY
+from metrics_service.ingest.handing_over import hand_over, open_ledger
+from metrics_service.ingest.happenings import Tally, store_deltas, store_events
+from metrics_service.ingest.known_people import KnownPeople, look_up_people
+from metrics_service.ingest.parts import IMPORT, ModelPart, ToolPart
 from metrics_service.ingest.prices import Prices, estimate_micros
+from metrics_service.ingest.recorded_events import give_way
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import add, figures_of_model, figures_of_tool
-from metrics_service.ingest.telemetry import EPOCH, Call, SessionPart, Telemetry
+from metrics_service.ingest.telemetry import EPOCH, Call, Event, SessionPart, Telemetry
 from metrics_service.ingest.telemetry_sessions import (
     Held,
     absorb,
@@ -54,16 +58,6 @@ SELECT id, agent, external_id, started_at, last_event_at FROM metrics_sessions
 WHERE id IN (SELECT value::uuid FROM json_array_elements_text($1::json))
 """
 
-ADOPT_EVENTS = """
-UPDATE session_events t SET session_id = r.new_id, agent = r.agent
-FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
-WHERE t.session_id = r.old_id
-"""
-ADOPT_DELTAS = """
-UPDATE counter_deltas t SET session_id = r.new_id, agent = r.agent
-FROM json_to_recordset($1::json) AS r(old_id uuid, new_id uuid, agent text)
-WHERE t.session_id = r.old_id
-"""
 PROVIDE = f"""
 WITH changed AS (
     UPDATE model_calls t SET provider = r.provider
@@ -71,26 +65,6 @@ WITH changed AS (
     WHERE t.session_id = r.session_id AND t.part IS NOT NULL AND t.provider IS NULL
     RETURNING {MODEL_CALLS_SOURCE.needed("t")}
 ) {contributions(MODEL_CALLS_SOURCE, "changed")}
-"""
-ADOPT_TAGS = """
-WITH gone AS MATERIALIZED (
-    DELETE FROM session_tags t
-    USING json_to_recordset($1::json) AS r(old_id uuid, new_id uuid)
-    WHERE t.session_id = r.old_id RETURNING r.new_id, t.tag
-)
-INSERT INTO session_tags (session_id, tag)
-SELECT DISTINCT new_id, tag FROM gone ORDER BY new_id, tag
-ON CONFLICT (tenant_id, session_id, tag) DO NOTHING
-"""
-ATTRIBUTE_EVENTS = """
-UPDATE session_events t SET user_id = r.user_id
-FROM json_to_recordset($1::json) AS r(session_id uuid, user_id uuid)
-WHERE t.session_id = r.session_id AND t.user_id IS DISTINCT FROM r.user_id
-"""
-ATTRIBUTE_DELTAS = """
-UPDATE counter_deltas t SET user_id = r.user_id
-FROM json_to_recordset($1::json) AS r(session_id uuid, user_id uuid)
-WHERE t.session_id = r.session_id AND t.user_id IS DISTINCT FROM r.user_id
 """
 
 
@@ -108,25 +82,31 @@ class TelemetryWriter:
         )
 
     async def write(
-        self, connection: ContextConnection, out: Telemetry, *, owner: UUID | None
+        self,
+        connection: ContextConnection,
+        out: Telemetry,
+        *,
+        owner: UUID | None,
+        key_id: UUID | None = None,
     ) -> set[str]:
         """Store everything; the caller's transaction commits.
 
-        `owner` is the user whose personal key sent it. Returns the tool names to be remembered once it
+        `owner` is the user whose personal key sent it, `key_id` that key. Returns the tool names to be remembered once it
         is committed.
         """
         names = await self._admit_names(connection, out)
         adoptions = await find_traces(connection, out)
-        elsewhere = await find_calls(connection, out)
-        users = await _users(connection, out, owner)
+        elsewhere = await self._find_calls(connection, out)
+        people = await _people(connection, out, owner, key_id)
         deltas = await take_deltas(connection, out.points)
         parts = {session.id: session for session in out.sessions.values()}
         others = await _others(connection, parts, elsewhere, adoptions)
         held = await hold_sessions(connection, [*parts.values(), *others])
         adoptions = [one for one in adoptions if one.old_id in held and one.new_id in held]
-        _decide(out, held, parts, adoptions, users)
-        ledger = _open_ledger(held)
-        await self._hand_over(connection, held, adoptions, ledger)
+        self._meet(held, parts)
+        _decide(out, held, parts, adoptions, people)
+        ledger = open_ledger(held)
+        await hand_over(connection, held, adoptions, ledger)
         for adoption in adoptions:
             del held[adoption.old_id]
         places = {session_id: _place(one) for session_id, one in held.items()}
@@ -134,12 +114,16 @@ class TelemetryWriter:
         await self._tools.store(connection, out.tools, places, ledger)
         await self._models.store(connection, out.models, places, ledger)
         await _provide(connection, out, held, adoptions, ledger)
-        tallies = await store_events(connection, out.events, places)
+        tallies = await self._store_events(connection, out.events, places)
         meters = await store_deltas(connection, deltas, places)
         for session_id, one in held.items():
             add(one.state.calls, places[session_id].figures)
-            add(one.tallies, tallies.get(session_id, {}))
             add(one.state.meters, meters.get(session_id, {}))
+            tally = tallies.get(session_id, Tally())
+            add(one.tallies, tally.all)
+            add(one.state.named, tally.named)
+            add(one.state.recorded, tally.recorded)
+        await give_way(connection, held.values())
         await drop_sessions(connection, [one.old_id for one in adoptions])
         await change_sessions(connection, out.tenant_id, held.values(), parts)
         await ledger.put_sessions(connection)
@@ -149,6 +133,20 @@ class TelemetryWriter:
     def remember(self, tenant_id: UUID, names: set[str]) -> None:
         """Remember the names that `write` returned; after the commit."""
         self._tool_names.remember(tenant_id, names)
+
+    async def _find_calls(self, connection: ContextConnection, out: Telemetry) -> list[UUID]:
+        return await find_calls(connection, out)
+
+    def _meet(self, held: dict[UUID, Held], parts: dict[UUID, SessionPart]) -> None:
+        """What is to happen between stored sessions and what the request says, before they hear it."""
+
+    async def _store_events(
+        self,
+        connection: ContextConnection,
+        events: Mapping[int, Event],
+        places: Mapping[UUID, Place],
+    ) -> dict[UUID, Tally]:
+        return await store_events(connection, events, places)
 
     async def _admit_names(self, connection: ContextConnection, out: Telemetry) -> set[str]:
         calls = [*(call.parts for call in out.tools.values()), *out.inside.values()]
@@ -163,48 +161,6 @@ class TelemetryWriter:
                     part.extra = {**(part.extra or {}), "tool_name": part.tool_name}
                     part.tool_name = OTHER
         return names - too_many
-
-    async def _hand_over(
-        self,
-        connection: ContextConnection,
-        held: dict[UUID, Held],
-        adoptions: list[Adoption],
-        ledger: Ledger,
-    ) -> None:
-        """Give rows that are there already to the session, and the user, they turned out to be of."""
-        adopting = {one.new_id for one in adoptions}
-        adopted = {one.old_id for one in adoptions}
-        changed = [
-            {"session_id": one.id, "user_id": one.user_id}
-            for one in held.values()
-            if one.user_id is not None
-            and one.id not in adopted
-            and (one.id in adopting or (one.is_known and one.user_id != one.row["user_id"]))
-        ]
-        concerned = adopting | {row["session_id"] for row in changed}
-        if not concerned:
-            return
-        await ledger.enter_facts(connection, concerned | adopted, sign=-1)
-        if adoptions:
-            pairs = as_json(adoptions)
-            for statement in (
-                self._tools.table.adopt,
-                self._models.table.adopt,
-                ADOPT_EVENTS,
-                ADOPT_DELTAS,
-                ADOPT_TAGS,
-            ):
-                await connection.execute(statement, pairs)
-        if changed:
-            owners = as_json(changed)
-            for statement in (
-                self._tools.table.attribute,
-                self._models.table.attribute,
-                ATTRIBUTE_EVENTS,
-                ATTRIBUTE_DELTAS,
-            ):
-                await connection.execute(statement, owners)
-        await ledger.enter_facts(connection, concerned, sign=1)
 
     async def _demote(
         self,
@@ -267,25 +223,19 @@ async def _provide(
         ledger.enter(MODEL_CALLS_SOURCE, session_id, rows)
 
 
-def _open_ledger(held: dict[UUID, Held]) -> Ledger:
-    ledger = Ledger()
-    for session_id, one in held.items():
-        if one.is_new:
-            ledger.make_session(session_id, one.place)
-        else:
-            ledger.take_session(one.row)
-    return ledger
-
-
-async def _users(
-    connection: ContextConnection, out: Telemetry, owner: UUID | None
-) -> dict[Claim, UUID]:
-    """The users whom the request claims, or proves by its key, to have done it."""
-    if owner is not None:
-        for session in out.sessions.values():
-            session.say(f"@{OWNER}", str(owner), session.last_ns)
-    claims = {best_claim(session.said) for session in out.sessions.values()}
-    return await users_of(connection, out.tenant_id, {claim for claim in claims if claim})
+async def _people(
+    connection: ContextConnection, out: Telemetry, owner: UUID | None, key_id: UUID | None
+) -> KnownPeople:
+    """The people whom the request claims, or proves by its key, to have done it."""
+    for session in out.sessions.values():
+        if key_id is not None:
+            session.say(f"@{SENT_BY}", str(key_id), session.last_ns)
+        if owner is not None:
+            # What a laptop recorded may be of whoever used it before.
+            claim = IMPORTER if session.signals == {IMPORT} else OWNER
+            session.say(f"@{claim}", str(owner), session.last_ns)
+    said = [session.said for session in out.sessions.values()]
+    return await look_up_people(connection, out.tenant_id, said)
 
 
 def _decide(
@@ -293,17 +243,18 @@ def _decide(
     held: dict[UUID, Held],
     parts: dict[UUID, SessionPart],
     adoptions: list[Adoption],
-    users: dict[Claim, UUID],
+    people: KnownPeople,
 ) -> None:
     """Say of each session what it is now, whose it is, and which of its calls count."""
     for session_id, part in parts.items():
         held[session_id].state.hear(part.said)
     for adoption in adoptions:
         absorb(held[adoption.new_id], held[adoption.old_id])
-    known = [one.before.known for one in held.values() if one.before.known is not None]
-    users = users | {one.claim: one.user_id for one in known}
     for one in held.values():
-        identify(one, users)
+        if (known := one.before.known) is not None and known.claim is not None:
+            people.before[known.claim] = known
+    for one in held.values():
+        identify(one, people)
     _raise_ranks(held, "tool_rank", out.tools.values())
     _raise_ranks(held, "model_rank", out.models.values())
 
@@ -329,21 +280,24 @@ async def _others(
         found += await connection.fetch(SESSIONS_OF_CALLS, as_json([str(it) for it in elsewhere]))
     if ids := [str(it) for one in adoptions for it in (one.old_id, one.new_id)]:
         found += await connection.fetch(SESSIONS, as_json(ids))
-    return [
-        SessionPart(
-            id=row["id"],
-            scope=row["id"].bytes,
-            agent=row["agent"],
-            external_id=row["external_id"],
-            first_ns=_ns(row["started_at"]),
-            last_ns=_ns(row["last_event_at"]),
-        )
-        for row in {row["id"]: row for row in found}.values()
-        if row["id"] not in parts
-    ]
+    rows = {row["id"]: row for row in found}.values()
+    return [part_of(row) for row in rows if row["id"] not in parts]
 
 
-def _ns(moment: datetime) -> int:
+def part_of(row: Record) -> SessionPart:
+    """A stored session, as a request that says nothing of it would name it."""
+    return SessionPart(
+        id=row["id"],
+        scope=row["id"].bytes,
+        agent=row["agent"],
+        external_id=row["external_id"],
+        first_ns=ns_of(row["started_at"]),
+        last_ns=ns_of(row["last_event_at"]),
+    )
+
+
+def ns_of(moment: datetime) -> int:
+    """Nanoseconds since 1970; `instant` takes them back."""
     return (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 

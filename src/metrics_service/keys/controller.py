@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from litestar import Controller, Response, delete, get, post
 from litestar.di import NamedDependency
@@ -14,16 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from metrics_service.db.listing import ListQuery
 from metrics_service.db.pages import Page, Position
-from metrics_service.errors import FieldError, InvalidBodyError, NotFoundError
-from metrics_service.fields import now
+from metrics_service.errors import NotFoundError
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.idempotency import once
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
-from metrics_service.keys.repository import add_key, count_keys, fetch_keys, revoke_key, user_exists
+from metrics_service.keys.repository import count_keys, fetch_keys, revoke_key
 from metrics_service.keys.schemas import KeyIn
-from metrics_service.tenants.keys import IssuedKey, KeyRow, new_key
+from metrics_service.keys.write import issue_key
+from metrics_service.tenants.keys import IssuedKey, KeyRow
 
 ROUTE = "/api/v1/keys"
 EXAMPLE = {"name": "collector", "scopes": ["ingest"], "expires_in_days": 90}
@@ -66,7 +65,7 @@ class KeyController(Controller):
         """Issue a key; the answer is the only place where it is shown."""
 
         async def act() -> IssuedKey:
-            return await _issue(tx, data)
+            return await issue_key(tx, data)
 
         return await once(request, caller, tx, act)
 
@@ -75,22 +74,3 @@ class KeyController(Controller):
         """Revoke a key."""
         if not await revoke_key(tx, key_id):
             raise NotFoundError("key", key_id)
-
-
-async def _issue(tx: AsyncSession, data: KeyIn) -> IssuedKey:
-    if data.user_id is not None and not await user_exists(tx, data.user_id):
-        raise InvalidBodyError([FieldError("there is no such user", field="user_id")])
-    scopes = list(dict.fromkeys(data.scopes))
-    lifetime = data.expires_in_days
-    expires_at = now() + timedelta(days=lifetime) if lifetime is not None else None
-    key_id, material = uuid4(), new_key()
-    await add_key(
-        tx,
-        key_id,
-        material,
-        name=data.name,
-        scopes=list(scopes),
-        user_id=data.user_id,
-        expires_at=expires_at,
-    )
-    return IssuedKey(key_id, material.key, material.prefix, list(scopes), expires_at)

@@ -8,7 +8,8 @@ from operator import itemgetter
 from typing import Any
 
 from metrics_service.ingest.content import MAX_NAME, is_content, rest
-from metrics_service.ingest.parts import LOGS, METRICS, TRACES
+from metrics_service.ingest.parts import IMPORT, LOGS, METRICS, TRACES
+from metrics_service.ingest.recorded import IMPORT_SCOPE, Recorded
 from metrics_service.ingest.telemetry import Point, SessionPart, Telemetry
 from metrics_service.otlp.agents import AGENTS
 from metrics_service.otlp.agents.agent import Agent, Metric, ignore
@@ -47,24 +48,27 @@ TURN = 256
 def map_logs(items: Iterable[LogItem], out: Telemetry) -> Iterator[None]:
     """Map the items; yields now and then, for others to have their turn."""
     sources: dict[bytes, tuple[Source, Agent]] = {}
+    recorded = Recorded(out)
     for number, item in enumerate(items):
         if number % TURN == TURN - 1:
             yield
         source = item.source
+        is_recorded = source.scope == IMPORT_SCOPE
+        signal, told = (IMPORT, recorded) if is_recorded else (LOGS, out)
         agent = AGENTS.of(source.scope, item.name, source.service)
         sources[source.digest] = source, agent
         mapper = agent.logs.get(agent.own(item.name))
         keys = SESSION_KEYS if agent.code or mapper is not None else _KEYS_OF_STRANGERS
-        session = _session_of(agent, keys, source, item.attributes, item.time_ns, LOGS, out)
+        session = _session_of(agent, keys, source, item.attributes, item.time_ns, signal, out)
         if item.trace_id is not None and mapper is not ignore:
             if session is not None:
                 out.traces.setdefault(item.trace_id, session)
             elif mapper is not None:
-                session = _trace_session(agent, source, item, LOGS, out)
+                session = _trace_session(agent, source, item, signal, out)
         if mapper is None:
-            keep_log(item, session, out, agent)
+            keep_log(item, session, told, agent)
         else:
-            mapper(item, session, out)
+            mapper(item, session, told)
     yield from _listen_to(sources, out)
 
 
@@ -181,7 +185,9 @@ def _session_of(
 ) -> SessionPart | None:
     key = None
     for name in keys:
-        if name in attributes and (key := text(attributes[name])) is not None:
+        if name in agent.deaf or name not in attributes:
+            continue
+        if (key := text(attributes[name])) is not None:
             break
     if key is None and agent.has_resource_session and len(keys) > 1:
         key = text(source.resource.get("session.id"))

@@ -47,7 +47,7 @@ _DECISION_KEYS = STANDARD | {
 }  # fmt: skip
 _RESULT_KEYS = _DECISION_KEYS | {
     "success", "duration_ms", "error_type", "error", "decision_type", "decision_source",
-    "tool_input_size_bytes", "tool_result_size_bytes", "tool_input",
+    "tool_input_size_bytes", "tool_result_size_bytes", "tool_input", "total_ms",
 }  # fmt: skip
 _REQUEST_KEYS = STANDARD | {
     "model", "cost_usd", "cost_usd_micros", "duration_ms", "ttft_ms", "input_tokens", "output_tokens",
@@ -95,15 +95,19 @@ def tool_result(item: LogItem, session: SessionPart | None, out: Telemetry) -> N
     get = a.get
     name = text(get("tool_name"))
     duration_ms = milliseconds(get("duration_ms"))
+    # With the wait: what a transcript knows, of every call.
+    total_ms = milliseconds(a["total_ms"]) if "total_ms" in a else None
     given = mapping(a["tool_parameters"]) if "tool_parameters" in a else {}
     decision_raw, source_raw = text(get("decision_type")), text(get("decision_source"))
     decision, mode = decided(decision_raw, source_raw)
     ended_at = instant(item.time_ns)
+    lasted_ms = duration_ms if total_ms is None else total_ms
     part = ToolPart(
         tool_name=name,
-        started_at=ended_at - timedelta(0, 0, int(duration_ms * 1000)) if duration_ms else ended_at,
+        started_at=ended_at - timedelta(0, 0, int(lasted_ms * 1000)) if lasted_ms else ended_at,
         ended_at=ended_at,
         duration_ms=duration_ms,
+        total_ms=total_ms,
         status=ended(get("success")),
         error_type=text(get("error_type")),
         error_message=text(get("error"), MAX_TEXT),
@@ -217,7 +221,16 @@ def api_error(item: LogItem, session: SessionPart | None, out: Telemetry) -> Non
 
 
 def user_prompt(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",))
+    a = item.attributes
+    # The names that the transcript has too: its lines' for prompts, the turn's for commands, which are
+    # told of live before there is a line. Older clients send neither, and are named as ever.
+    shared = text(a.get("message.uuid"))
+    if "command_name" in a:
+        shared = text(a.get("prompt.id")) or shared
+    name = None if shared is None else f"user_prompt\0{shared}"
+    keep_log(
+        item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",), name=name
+    )
 
 
 def assistant_response(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
@@ -374,4 +387,6 @@ AGENT = Agent(
         "active_time.total": Metric(name="active_time", kind="type"),
     },
     content=_CONTENT,
+    # On spans of a subagent it is the subagent's own id, beside the session's.
+    deaf=frozenset({"gen_ai.conversation.id"}),
 )

@@ -39,7 +39,8 @@ _COMMON = STANDARD | {
 _DECISION_KEYS = _COMMON | {"tool_name", "call_id", "decision", "source"}
 _RESULT_KEYS = _COMMON | {
     "tool_name", "call_id", "arguments", "output", "duration_ms", "success", "mcp_server",
-    "arguments_length", "output_length", "tool_origin", "mcp_tool", "error.message",
+    "arguments_length", "output_length", "tool_origin", "mcp_tool", "error.message", "total_ms",
+    "tool_input_size_bytes", "tool_result_size_bytes", "turn.id",
 }  # fmt: skip
 _USAGE_KEYS = _COMMON | {
     "event.kind", "duration_ms", "ttft_ms", "service_tier", "model_reasoning_effort",
@@ -73,13 +74,18 @@ _exit_code = re.compile(
 def _result(a: Attributes, time_ns: int) -> ToolPart:
     """What the record of a result says, and the event in a span that repeats it."""
     duration_ms = milliseconds(a.get("duration_ms"))
+    # With the wait: what a rollout knows, of every call.
+    total_ms = milliseconds(a.get("total_ms"))
+    lasted_ms = duration_ms if total_ms is None else total_ms
     mcp_server = text(a.get("mcp_server"))
     is_mcp = mcp_server is not None or a.get("tool_origin") == "mcp"
     return ToolPart(
         tool_name=text(a.get("tool_name")),
-        started_at=instant(time_ns - int((duration_ms or 0) * 1e6)),
+        started_at=instant(time_ns - int((lasted_ms or 0) * 1e6)),
         ended_at=instant(time_ns),
         duration_ms=duration_ms,
+        total_ms=total_ms,
+        turn_id=text(a.get("turn.id")),
         status=ended(a.get("success")),
         error_message=text(a.get("error.message"), MAX_TEXT),
         external_call_id=text(a.get("call_id")),
@@ -94,12 +100,18 @@ def tool_result(item: LogItem, session: SessionPart | None, out: Telemetry) -> N
     a = item.attributes
     part = _result(a, item.time_ns)
     part.trace_id, part.span_id = item.trace_id, item.span_id
-    part.input_bytes, part.output_bytes = size(a.get("arguments")), size(a.get("output"))
+    # A rollout that was brought in sends sizes instead of what they are of.
+    part.input_bytes = _size(a.get("arguments"), a.get("tool_input_size_bytes"))
+    part.output_bytes = _size(a.get("output"), a.get("tool_result_size_bytes"))
     if out.keeps_content:
         part.arguments, part.result = content(a.get("arguments")), content(a.get("output"))
         if part.tool_kind == "builtin":
             part.exit_code = _exit_code_of(a.get("output"))
     out.tool(session, CODE, part.external_call_id or log_key(item), RESULT, part)
+
+
+def _size(of: Value, given: Value) -> int | None:
+    return count(given) if of is None else size(of)
 
 
 def _exit_code_of(output: Value) -> int | None:
@@ -218,6 +230,16 @@ def _begin(a: Attributes, time_ns: int, session: SessionPart | None) -> None:
 
 def user_prompt(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
     keep_log(item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",))
+
+
+def task_complete(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
+    """Only rollouts that were brought in have it; live, a span tells of a turn."""
+    keep_log(item, session, out, AGENT, kind="turn", counts="turn_count")
+
+
+def context_compacted(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
+    """Only rollouts that were brought in have it; live, a span tells of a compaction."""
+    keep_log(item, session, out, AGENT, kind="compaction", counts="compactions")
 
 
 # -- spans ------------------------------------------------------------------------------------------
@@ -379,6 +401,8 @@ AGENT = Agent(
         "api_request": api_request,
         "conversation_starts": conversation_starts,
         "user_prompt": user_prompt,
+        "task_complete": task_complete,
+        "context_compacted": context_compacted,
     },
     spans={"work": work_span, "program": ignore},
     span_kind=_kind,

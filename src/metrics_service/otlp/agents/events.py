@@ -44,8 +44,12 @@ def keep_log(
     kind: str = "log",
     counts: Counted | None = None,
     said: tuple[str, ...] = (),
+    name: str | None = None,
 ) -> None:
-    """Store a log record as an event; `said` are the attributes that are its content."""
+    """Store a log record as an event; `said` are the attributes that are its content.
+
+    `name` is what both its live record and its line in a transcript call it.
+    """
     attributes = rest(item.attributes, STANDARD, agent.content) or {}
     # The body of a record whose name stands elsewhere is text that somebody wrote.
     is_text = item.body is not None and agent.own(str(item.body)) != agent.own(item.name)
@@ -65,7 +69,14 @@ def keep_log(
     )
     if out.keeps_content:
         record.content = _content(item.attributes, said, agent, item.body if is_text else None)
-    out.event(session, agent.code_of(item.source), log_key(item), record, counts=counts)
+    out.event(
+        session,
+        agent.code_of(item.source),
+        name or log_key(item),
+        record,
+        counts=counts,
+        has_common_name=name is not None,
+    )
 
 
 def keep_span(

@@ -1,0 +1,175 @@
+"""Posts batches, one at a time, and tries again what may yet succeed."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import time
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from threading import Event
+from types import TracebackType
+from typing import Self
+
+import httpx
+import msgspec
+
+from metrics_service.send_test.answers import PROTOBUF, HttpAnswer, Meaning, read_answer
+from metrics_service.send_test.diagnosis import UNREACHED, Finding, Symptom
+from metrics_service.send_test.endpoint import Endpoint, Told
+from metrics_service.send_test.environment import find_proxy, trusted
+from metrics_service.send_test.probe import HTTP, find_cause
+
+USER_AGENT = "metrics-service-import"
+ATTEMPTS = 10
+MAX_WAIT_S = 60.0
+MAX_ASKED_S = 600.0
+"""How long a server may ask to be left alone."""
+COMPRESSION = 1
+PASSING = frozenset(
+    {
+        Symptom.BUSY,
+        Symptom.SERVER_ERROR,
+        Symptom.BROKEN_OFF,
+        Symptom.SILENT,
+        Symptom.CONNECT_TIMEOUT,
+        Symptom.REFUSED,
+        Symptom.UNREACHABLE,
+    }
+)
+"""What may be gone the next time."""
+
+
+class NotTakenError(Exception):
+    """The server did not take what was sent; the message says what to change."""
+
+    def __init__(self, message: str, *, is_unreached: bool) -> None:
+        super().__init__(message)
+        self.is_unreached = is_unreached
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """What became of a batch."""
+
+    rejected: int
+    message: str
+
+
+class Sender:
+    """A connection to one endpoint; waits with `sleep` before it tries again."""
+
+    def __init__(
+        self, endpoint: Endpoint, told: Told, *, sleep: Callable[[float], object] | None = None
+    ) -> None:
+        self._endpoint = endpoint
+        self._told = told
+        self._is_stopped = Event()
+        self._sleep = sleep or self._is_stopped.wait
+        self._has_been_answered = False
+        trust = trusted()
+        self._proxy = proxy = find_proxy(endpoint, is_grpc=False)
+        self._client = httpx.Client(
+            verify=trust,
+            proxy=None if proxy is None else httpx.Proxy(proxy.url, ssl_context=trust),
+            timeout=told.timeout_s,
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def send(self, body: bytes) -> Taken:
+        """Post a batch; raises `NotTakenError` when nothing but a change will help."""
+        packed = gzip.compress(body, COMPRESSION, mtime=0)
+        attempt = 1
+        while True:
+            meaning, asked_s = self._try(packed)
+            symptom = meaning.finding.symptom if meaning.finding is not None else None
+            if symptom in {None, Symptom.ITEMS_REFUSED}:
+                self._has_been_answered = True
+                return Taken(meaning.rejected, meaning.message)
+            if attempt < ATTEMPTS and self._may_pass(symptom):
+                self._sleep(_wait_s(attempt, asked_s))
+                attempt += 1
+                if not self._is_stopped.is_set():
+                    continue
+            raise self._failure(meaning.finding or Finding(Symptom.NOT_ACCEPTED))
+
+    def stop(self) -> None:
+        """Wait for nothing any more: what is not answered now is given up."""
+        self._is_stopped.set()
+
+    def _may_pass(self, symptom: Symptom | None) -> bool:
+        # Where nobody was ever reached it is the address, and not the moment.
+        is_address = not self._has_been_answered and symptom in UNREACHED
+        return symptom in PASSING and not is_address
+
+    def _try(self, packed: bytes) -> tuple[Meaning, float]:
+        try:
+            response = self._client.post(
+                self._endpoint.url("/v1/logs"),
+                content=packed,
+                headers={
+                    "user-agent": USER_AGENT,
+                    "host": self._endpoint.asked,
+                    **self._told.headers,
+                    "content-type": PROTOBUF,
+                    "content-encoding": "gzip",
+                },
+                extensions=_sni(self._endpoint),
+            )
+        except httpx.HTTPError as error:
+            return Meaning(self._cause(error)), 0.0
+        answer = HttpAnswer(response.status_code, dict(response.headers), response.content)
+        meaning = read_answer(
+            answer,
+            self._endpoint,
+            "logs",
+            sent=PROTOBUF,
+            has_credential=self._told.has_credential or self._endpoint.has_key,
+        )
+        return meaning, _asked_s(answer.headers.get("retry-after", ""))
+
+    def _cause(self, error: httpx.HTTPError) -> Finding:
+        if self._proxy is not None:
+            return Finding(Symptom.PROXY_FAILED, f"{self._proxy.words} does not let it pass")
+        found = find_cause(self._endpoint, wants=HTTP, timeout_s=self._told.timeout_s)
+        if found is not None:
+            return found
+        is_late = isinstance(error, httpx.TimeoutException)
+        return Finding(Symptom.SILENT if is_late else Symptom.BROKEN_OFF)
+
+    def _failure(self, finding: Finding) -> NotTakenError:
+        advice = self._told.hide(self._endpoint.advice(finding))
+        return NotTakenError(advice, is_unreached=finding.symptom in UNREACHED)
+
+
+def _wait_s(attempt: int, asked_s: float) -> float:
+    # Not all at once: many laptops may be waiting for the same server.
+    backed_off = min(MAX_WAIT_S, 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+    return max(asked_s, backed_off)
+
+
+def _asked_s(retry_after: str) -> float:
+    """What `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3)."""
+    if retry_after.strip().isdecimal():
+        return min(float(retry_after), MAX_ASKED_S)
+    try:
+        until = parsedate_to_datetime(retry_after).timestamp()
+    except (ValueError, TypeError):
+        return 0.0
+    return min(max(0.0, until - time.time()), MAX_ASKED_S)
+
+
+def _sni(endpoint: Endpoint) -> dict[str, str]:
+    is_renamed = endpoint.is_tls and endpoint.asked_name != endpoint.host
+    return {"sni_hostname": endpoint.asked_name} if is_renamed else {}
