@@ -15,6 +15,9 @@ def write(connection: Connection) -> Snippet:
         "OTEL_EXPORTER_OTLP_ENDPOINT": connection.url,
         "OTEL_EXPORTER_OTLP_HEADERS": connection.header_list,
         "OTEL_RESOURCE_ATTRIBUTES": connection.attribute_list,
+        # It ends without waiting for what is queued, by default for up to 5 s; a turn makes 500 spans.
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2048",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     settings = {
         "$schema": "https://opencode.ai/config.json",
@@ -30,6 +33,10 @@ def write(connection: Connection) -> Snippet:
             "dropped here unless an admin has allowed content."
         ),
         "It sends traces, and logs that are free text; it has no metrics.",
+        (
+            "It ends without waiting for spans that are still queued: OTEL_BSP_SCHEDULE_DELAY lets them "
+            "leave ten times a second."
+        ),
     ]
     if not connection.has_plain_attributes:
         notes.append(
