@@ -127,7 +127,7 @@ def test_what_is_wrong_is_one_line_and_makes_no_key(line, new_slug):
         (("codex",), "--tenant"),
         (("codex", *ours, "--protocol", "smoke"), "'http/protobuf', 'http/json', 'grpc'"),
         (("cursor", *ours, "--protocol", "grpc"), "it speaks http/protobuf"),
-        (("codex", *ours, "--protocol", "grpc"), "--otlp-grpc-port"),
+        (("codex", *ours, "--protocol", "grpc"), "METRICS_OTLP_GRPC_PORT"),
         (("codex", *ours, "--team", ""), "team"),
         (("codex", *ours, "--repository", "x" * 256), "repository"),
         (("codex", *ours, "--team", "\udcff"), "team"),
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_one_line_and_makes_no_key(line, new_slug):
         (("codex", *ours, "--endpoint", f"https://{tenant}.localhost/v1/logs"), "--endpoint"),
         (("codex", *ours, "--endpoint", f"https://u:p@{tenant}.localhost"), "--endpoint"),
         (("codex", *ours, "--endpoint", "https://nobodys.example"), "is not a domain of"),
-        (("codex", *ours, "--endpoint", "http://127.0.0.1:8000"), "is not a domain of"),
+        (("codex", *ours, "--endpoint", "http://127.0.0.1:8000"), f"such as {tenant}.localhost"),
         (("codex", *ours, "--endpoint", f"https://{other}.localhost"), "is not a domain of"),
         (("codex", *ours, "--grpc-endpoint", f"https://{other}.localhost"), "--grpc-endpoint"),
     ):

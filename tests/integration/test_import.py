@@ -336,6 +336,17 @@ def test_a_place_without_transcripts_is_said_to_be_one(laptop, new_customer, tmp
     assert "there are no transcripts at" in ended.err
 
 
+def test_a_folder_of_something_else_is_said_to_be_one(laptop, new_customer, tmp_path):
+    place = tmp_path / "notes"
+    place.mkdir()
+    (place / "notes.jsonl").write_text('{"a": 1}\n')
+
+    ended = laptop.run(new_customer(), "codex", str(place))
+
+    assert ended.code == 0
+    assert "no session of codex in what was read" in ended.err
+
+
 @pytest.mark.parametrize(
     "more", [["--user", "ada"], ["--since", "yesterday"], ["--timeout", "0"], ["nowhere.jsonl"]]
 )

@@ -248,6 +248,19 @@ def test_it_is_said_where_the_session_is_and_how_it_goes_away(
     assert sessions(served, customer, key) == []
 
 
+def test_a_session_that_went_over_grpc_is_looked_at_over_http(laptop, served, customer):
+    grpc = f"http://127.0.0.1:{served.grpc}"
+    told = ("--host", customer.host)
+    given = {"METRICS_INGEST_KEY": customer.key}
+
+    ended = send(laptop, f"http://127.0.0.1:{served.http}", "--grpc-endpoint", grpc, *told, **given)
+    alone = send(laptop, grpc, "--protocol", "grpc", *told, **given)
+
+    page = f"http://{customer.host}:{served.http}/api/v1/sessions?agent=otlp-send-test"
+    assert (ended.code, ended.out.count(f"see {page}")) == (0, 3)
+    assert (alone.code, alone.out.count("see $HOST/api/v1/sessions")) == (0, 1)
+
+
 def test_the_host_and_the_key_can_be_headers_as_agents_have_them(laptop, served, customer):
     ended = laptop.here(
         *("otlp", "send-test", "--endpoint", f"http://127.0.0.1:{served.http}", "--json"),

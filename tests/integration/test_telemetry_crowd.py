@@ -177,6 +177,8 @@ async def in_words(inbox: Inbox) -> dict[str, list[str]]:
             name: _not_zero(value) if isinstance(value, dict) else value
             for name, value in row["telemetry"].items()
         }
+    for row in stored["user_identities"]:
+        names[str(row["id"])] = f"{row['kind']}/{row['value']}"
     for row in stored["users"]:
         names[str(row["id"])] = row["email"]
     for table in ("tool_metrics", "model_calls", "session_events", "counter_deltas"):

@@ -92,7 +92,12 @@ MUTATIONS = {
         (f"{TENANCY}::test_only_an_active_tenant_is_let_in",),
     ),
     "a key is found without its tenant": Mutation(
-        (("WHERE k.tenant_id = p_tenant AND k.prefix", "WHERE k.prefix"),),
+        (
+            (
+                "WHERE k.tenant_id = p_tenant AND k.prefix = p_prefix\n          AND (k.expires_at IS NULL",
+                "WHERE k.prefix = p_prefix\n          AND (k.expires_at IS NULL",
+            ),
+        ),
         (f"{TENANCY}::test_a_key_is_found_by_its_own_tenant_only",),
     ),
     "a definer function believes the variable alone": Mutation(

@@ -180,15 +180,15 @@ def downgrade(schema: str | None, to: str | None, is_sure: bool, as_json: bool) 
 
 
 def _chosen(states: list[SchemaState], schema: str | None) -> list[str]:
-    names = [state.schema_name for state in states]
-    tenants = [name for name in names if name != REGISTRY]
+    at = {state.schema_name: state.revision for state in states}
+    tenants = [name for name in at if name != REGISTRY]
     if schema is None:
         if not tenants:
             raise NotFoundError("tenant schema")
         return tenants
-    if schema not in names:
+    if schema not in at:
         raise NotFoundError("schema", schema)
-    if schema == REGISTRY and tenants and len(revisions("registry")) == 1:
+    if schema == REGISTRY and tenants and at[REGISTRY] == revisions("registry")[0]:
         raise ConflictError("the registry's first revision holds tenants; use 'db reset'")
     return [schema]
 

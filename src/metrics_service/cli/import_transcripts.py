@@ -50,7 +50,7 @@ OPTIONS = (
         "--user",
         "user_email",
         metavar="EMAIL",
-        help="Whose history it is; without it, that of the key's owner.",
+        help="Whose history it is; without it, that of the key's owner, or nobody's.",
     ),
     click.option(
         "--since",
@@ -62,7 +62,10 @@ OPTIONS = (
         "--dry-run", "is_dry_run", is_flag=True, help="Say what would be sent; send nothing."
     ),
     click.option(
-        "--again", "is_again", is_flag=True, help="Send what was acknowledged before, too."
+        "--again",
+        "is_again",
+        is_flag=True,
+        help="Send what was acknowledged before, too; that doubles nothing.",
     ),
     click.option(
         "--timeout",
@@ -90,13 +93,15 @@ def import_group() -> None:
 
     Only sizes, names, ids, times, models and tokens leave the machine: no prompt, argument, output, file
     name or path. What live telemetry told already is not counted twice, in whatever order both come.
+
+    Example: METRICS_INGEST_KEY=msk_... metrics-service import codex --endpoint https://acme.example.com
     """
 
 
 @import_group.command(name="claude-code")
 @with_options
 def claude_code(path: Path | None, **options: Any) -> int:
-    """Bring in the transcripts of Claude Code at PATH (~/.claude/projects).
+    """Bring in the transcripts of Claude Code at PATH ($CLAUDE_CONFIG_DIR/projects, else ~/.claude/projects).
 
     It can be stopped and started again: what was acknowledged is not sent once more, and of a transcript
     that has grown only what is new. Needs no database and no settings.
@@ -171,7 +176,7 @@ def _import(
     if as_json:
         print_json(summary)
     else:
-        _report(summary)
+        _report(summary, client)
     return FAILED if summary.refused_records else 0
 
 
@@ -182,7 +187,10 @@ def _search(path: Path, since_ns: int) -> Any:
     if not search.files:
         for line in search.unreadable:
             click.echo(f"not read: {line}", err=True)
-        raise click.ClickException(f"there are no transcripts at {path}")
+        late = "" if not since_ns else " that changed since --since"
+        raise click.ClickException(
+            f"there are no transcripts at {path}{late}; in a folder, files that end in .jsonl are read"
+        )
     return search
 
 
@@ -219,7 +227,7 @@ def _announce(task: Task, place: Endpoint, path: Path, *, is_dry_run: bool) -> N
     )
 
 
-def _report(summary: Summary) -> None:
+def _report(summary: Summary, client: Client) -> None:
     rows = [
         ("transcripts", f"{summary.files} ({summary.files_done_before} without anything new)"),
         ("sessions", f"{summary.sessions}"),
@@ -235,12 +243,14 @@ def _report(summary: Summary) -> None:
         rows.append(("records sent", f"{summary.sent_records}"))
     for name, value in rows:
         click.echo(f"{name:<12}  {value}")
-    for line in _warnings(summary):
+    for line in _warnings(summary, client):
         click.echo(line, err=True)
 
 
-def _warnings(summary: Summary) -> list[str]:
+def _warnings(summary: Summary, client: Client) -> list[str]:
     found = [f"not read: {line}" for line in summary.unreadable_files]
+    if not summary.sessions and (summary.other_lines or summary.unreadable_lines):
+        found.append(f"no session of {client} in what was read; is it another client's PATH?")
     if summary.other_lines:
         found.append(f"{summary.other_lines} lines are of kinds that tell nothing; left out")
     if summary.unreadable_lines:

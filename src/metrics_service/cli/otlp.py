@@ -10,7 +10,10 @@ from metrics_service.cli.send_test import send_test
 
 @click.group()
 def otlp() -> None:
-    """Test what arrives over OpenTelemetry, and map it again."""
+    """Test what arrives over OpenTelemetry, and map it again.
+
+    Example: metrics-service otlp send-test --endpoint https://acme.example.com
+    """
 
 
 for command in (send_test, replay):

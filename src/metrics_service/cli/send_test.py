@@ -87,7 +87,8 @@ def send_test(
     Exit code 0: all was accepted; 1: something was not; 2: endpoint, key or header cannot be used; 5:
     the server cannot be reached.
 
-    Example: metrics-service otlp send-test --endpoint http://127.0.0.1:8000 --host acme.localhost
+    Example: METRICS_INGEST_KEY=msk_... metrics-service otlp send-test --endpoint http://127.0.0.1:8000
+    --host acme.localhost
     """
     # Its library writes lines of its own about every connection that fails.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -107,7 +108,7 @@ def send_test(
     if as_json:
         print_json(outcomes)
     else:
-        _report(tested, told)
+        _report(tested, told, _page(targets))
     return _code(outcomes)
 
 
@@ -131,14 +132,19 @@ def _targets(
     return targets
 
 
-def _report(tested: list[Tested], told: Told) -> None:
+def _page(targets: list[Target]) -> str | None:
+    """Where people look: at the port of HTTP, which gRPC's is not."""
+    return next((one.endpoint.page for one in targets if one.protocol != "grpc"), None)
+
+
+def _report(tested: list[Tested], told: Told, page: str | None) -> None:
     header = ["protocol", "signal", "sent", "accepted", "refused", "status", "ms", "message"]
     rows = [_row(outcome) for one in tested for outcome in one.outcomes]
     print_columns([header, *rows])
     for one in tested:
         click.echo()
         click.echo(f"{one.target.protocol} to {one.outcomes[0].endpoint}")
-        for line in _lines(one, told):
+        for line in _lines(one, told, page):
             click.echo(f"  {line}")
 
 
@@ -148,7 +154,7 @@ def _row(outcome: Outcome) -> list[str]:
     return [str(cell) for cell in (*cells, *answer)]
 
 
-def _lines(tested: Tested, told: Told) -> list[str]:
+def _lines(tested: Tested, told: Told, page: str | None) -> list[str]:
     # The same of three signals is said once.
     advice = dict.fromkeys(one.advice for one in tested.outcomes if one.advice is not None)
     lines = [f"change: {one}" for one in advice]
@@ -158,11 +164,12 @@ def _lines(tested: Tested, told: Told) -> list[str]:
             " Node.js) need a way without it"
         )
     if tested.is_stored:
-        page = told.hide(tested.target.endpoint.page)
-        delete = f'curl -X DELETE {page}/api/v1/sessions/ID -H "x-api-key: $KEY"'
+        # Where HTTP is, nobody said who tested gRPC alone.
+        place = "$HOST" if page is None else told.hide(page)
+        delete = f'curl -X DELETE {place}/api/v1/sessions/ID -H "x-api-key: $KEY"'
         lines += [
             f"It was stored as session {tested.session} of agent otlp-send-test",
-            f"see {page}/api/v1/sessions?agent=otlp-send-test (key with the scope read)",
+            f"see {place}/api/v1/sessions?agent=otlp-send-test (key with the scope read)",
             f"delete it by the id that stands there (key with the scope write): {delete}",
         ]
     return lines

@@ -38,10 +38,12 @@ OF_A_KEY = ("key_name", "email", "expires_in")
 @click.argument("agent", required=False)
 @click.option("--tenant", "slug", help="The tenant: its slug, id or domain.")
 @click.option(
-    "--protocol", type=click.Choice(PROTOCOLS), help="The client's own default where not given."
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    help="One that the client speaks; by default the first that the list shows.",
 )
-@click.option("--repository", help="Told with everything that is sent, to filter by.")
-@click.option("--team", help="Told with everything that is sent, to filter by.")
+@click.option("--repository", help="Told with everything that is sent, to filter by: acme/shop.")
+@click.option("--team", help="Told with everything that is sent, to filter by: web.")
 @click.option(
     "--endpoint",
     metavar="URL",
@@ -55,7 +57,9 @@ OF_A_KEY = ("key_name", "email", "expires_in")
 )
 @click.option("--new-key", is_flag=True, help="Issue a key with the scope ingest, and put it in.")
 @click.option("--key-name", help="What that key is for; the agent by default.")
-@click.option("--user", "email", help="The email of the user for whom that key acts.")
+@click.option(
+    "--user", "email", metavar="EMAIL", help="Whose key it is; what it sends is that user's."
+)
 @click.option("--expires-in", type=Duration(), help="When that key dies by itself: 90d, 24h.")
 @json_option
 @click.pass_context
@@ -76,7 +80,9 @@ def setup(
 ) -> None:
     """Print how the client AGENT is pointed at a tenant; without AGENT, list those there are.
 
-    For example: metrics-service setup codex --tenant acme --team web --new-key
+    It looks into the service's database; away from it, GET /api/v1/setup/AGENT answers the same.
+
+    Example: metrics-service setup codex --tenant acme --team web --new-key
     """
     if agent is None:
         print_many(list_agents(), as_json=as_json, none="")
@@ -132,9 +138,7 @@ def _endpoint(
 ) -> Endpoint:
     settings = opened.settings
     if given is None:
-        # A name without a dot stands below the base; one with dots is served as it is, too.
-        host = tenant.domain if "." in tenant.domain else f"{tenant.domain}.{opened.base_domain}"
-        place = Endpoint("http", host, settings.metrics_port)
+        place = Endpoint("http", _first_host(opened, tenant), settings.metrics_port)
     else:
         place = _parsed("--endpoint", given)
         _require_served(opened, tenant, "--endpoint", place.host)
@@ -146,6 +150,11 @@ def _endpoint(
     elif settings.metrics_otlp_grpc_port is not None:
         grpc = f"{place.scheme}://{place.host}:{settings.metrics_otlp_grpc_port}"
     return msgspec.structs.replace(place, grpc=grpc)
+
+
+def _first_host(opened: Opened, tenant: Tenant) -> str:
+    # A name without a dot stands below the base; one with dots is served as it is, too.
+    return tenant.domain if "." in tenant.domain else f"{tenant.domain}.{opened.base_domain}"
 
 
 def _parsed(option: str, url: str) -> Endpoint:
@@ -174,8 +183,9 @@ def _require_served(opened: Opened, tenant: Tenant, option: str, host: str) -> N
 
     if opened.in_transaction(owner) != tenant.id:
         raise InvalidNameError(
-            f"{option}: {host} is not a domain of {tenant.slug}; "
-            f"'metrics-service tenant domain add {tenant.slug} {host}' makes it one"
+            f"{option}: {host} is not a domain of {tenant.slug}: name one that is, such as "
+            f"{_first_host(opened, tenant)}, or make it one with "
+            f"'metrics-service tenant domain add {tenant.slug} {host}'"
         )
 
 

@@ -42,8 +42,8 @@ def choose_protocol(agent: Agent, wanted: Protocol | None, endpoint: Endpoint) -
         )
     if wanted == "grpc" and endpoint.grpc is None:
         raise WrongProtocolError(
-            "OTLP over gRPC is not taken here; the server takes it when it is started with "
-            "--otlp-grpc-port"
+            "OTLP over gRPC is not taken here; METRICS_OTLP_GRPC_PORT, or --otlp-grpc-port of the "
+            "server, says at which port it is"
         )
     return wanted
 
