@@ -949,6 +949,30 @@ async def test_the_pool_is_whole_again_after_the_storm(interleaved_engine, eight
     assert interleaved_engine.sync_engine.pool.checkedout() == 0
 
 
+async def test_a_connection_that_died_while_it_was_idle_is_given_back(
+    interleaved_engine, superuser, pair
+):
+    async with tenant_connection(interleaved_engine, TenantContext(pair.a.id)) as connection:
+        pid = connection.get_server_pid()
+    await superuser.execute(f"SELECT pg_terminate_backend({pid})")
+    while not connection.is_closed():
+        await asyncio.sleep(0.01)
+
+    told = []
+    for _ in range(4):
+        try:
+            async with tenant_connection(interleaved_engine, TenantContext(pair.a.id)):
+                pass
+        except UnavailableError as error:
+            # While somebody still holds the error, nothing is collected.
+            told.append(error)
+
+    assert len(told) == 1
+    assert interleaved_engine.sync_engine.pool.checkedout() == 0
+    async with tenant_connection(interleaved_engine, TenantContext(pair.b.id)) as connection:
+        assert await Hands(connection).look() == Look.of_tenant(pair.b)
+
+
 async def test_settings_of_a_session_leak_and_the_same_storm_shows_it(addresses, eight, superuser):
     # The control: without it a storm that is too gentle would prove nothing. This door sets the
     # context for the session, remembers what it set, and skips it for the same tenant.

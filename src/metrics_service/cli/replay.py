@@ -128,7 +128,8 @@ def _print(done: Replayed, *, as_json: bool) -> None:
         return
     click.echo(
         f"{done.requests} requests with {done.items} items in {done.seconds:.1f} s;"
-        f" {done.refused_items} items refused, {done.left_out} left out as they were deleted"
+        f" {done.refused_items} items refused, {done.left_out} left out (deleted since, or an import's"
+        " that live telemetry told better)"
     )
     rows = [
         (name, *(str(number) for number in (change.added, change.changed, change.removed)))

@@ -140,8 +140,9 @@ class _Transaction(AbstractAsyncContextManager[ContextConnection]):
         with translated():
             self._proxied = await greenlet_spawn(self._pool.connect)
             self._connection = _entered(self._proxied, self._context)
-            self._transaction = self._connection.transaction()
             try:
+                # Both ask the connection whether it lives: one that was killed while it was idle does not.
+                self._transaction = self._connection.transaction()
                 await self._transaction.start()
             except BaseException:
                 await self._give_back()

@@ -17,7 +17,10 @@ def write(connection: Connection) -> Snippet:
                 "Prompts are sent unless GEMINI_TELEMETRY_LOG_PROMPTS is false; the sizes of arguments are "
                 "then not told either."
             ),
-            "Traces stay off: their spans carry whole prompts, and logs tell of every call.",
+            (
+                "Spans are sent in any case; GEMINI_TELEMETRY_TRACES_ENABLED=false keeps prompts and "
+                "outputs out of them."
+            ),
             "Over gRPC it takes an origin, and drops a path.",
         ],
     )
@@ -27,6 +30,6 @@ AGENT = Agent(
     code="gemini-cli",
     name="Gemini CLI",
     protocols=("http/json", "grpc"),
-    signals=("logs", "metrics"),
+    signals=("logs", "metrics", "traces"),
     write=write,
 )
