@@ -17,11 +17,18 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import UnavailableError
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS, CallTable
 from metrics_service.ingest.handing_over import open_ledger
-from metrics_service.ingest.parts import IMPORT, PartT
+from metrics_service.ingest.parts import PartT
 from metrics_service.ingest.raw_requests import as_array
-from metrics_service.ingest.session_state import Figures, add, figures_of_model, figures_of_tool
+from metrics_service.ingest.session_state import (
+    Figures,
+    Tally,
+    add,
+    figures_of_model,
+    figures_of_tool,
+)
+from metrics_service.ingest.telemetry import COUNT_OF
 from metrics_service.ingest.telemetry_sessions import Held, change_sessions, hold_sessions
-from metrics_service.ingest.write_again import COUNTED_KINDS, EVENTS
+from metrics_service.ingest.write_again import EVENTS
 from metrics_service.ingest.write_telemetry import part_of
 from metrics_service.rollups.ledger import Ledger
 
@@ -155,15 +162,12 @@ async def _take_calls(
 
 
 def _take_event(event: Record, held: dict[UUID, Held]) -> None:
-    name = COUNTED_KINDS.get(event["kind"])
+    name = COUNT_OF.get(event["kind"])
     if name is None or event["session_id"] is None:
         return
-    one = held[event["session_id"]]
-    add(one.tallies, {name: 1}, -1)
-    if event["signal"] == IMPORT:
-        add(one.state.recorded, {name: 1}, -1)
-    elif event["has_common_name"]:
-        add(one.state.named, {name: 1}, -1)
+    tally = Tally()
+    tally.count(name, event["signal"], has_common_name=event["has_common_name"], sign=-1)
+    held[event["session_id"]].count(tally)
 
 
 async def drop_empty_sessions(connection: ContextConnection, stale: Stale) -> int:

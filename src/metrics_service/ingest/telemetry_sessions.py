@@ -24,6 +24,7 @@ from metrics_service.ingest.session_state import (
     MAX_FIGURE,
     Figures,
     State,
+    Tally,
     add,
     figures_of,
 )
@@ -175,6 +176,12 @@ class Held(msgspec.Struct):
         """Whether telemetry told of the session before."""
         return self.row["telemetry"] is not None
 
+    def count(self, tally: Tally) -> None:
+        """Add what events add."""
+        add(self.tallies, tally.all)
+        add(self.state.named, tally.named)
+        add(self.state.recorded, tally.recorded)
+
 
 async def hold_sessions(
     connection: ContextConnection, parts: Iterable[SessionPart]
@@ -241,11 +248,9 @@ def absorb(held: Held, other: Held) -> None:
     state.hear(old.said)
     add(state.calls, old.calls)
     add(state.meters, old.meters)
-    add(state.named, old.named)
-    add(state.recorded, old.recorded)
     state.tool_rank = max(state.tool_rank, old.tool_rank)
     state.model_rank = max(state.model_rank, old.model_rank)
-    add(held.tallies, {name: other.row[name] for name in COUNTED})
+    held.count(Tally({name: other.row[name] for name in COUNTED}, old.named, old.recorded))
     held.started_at = min(held.started_at, other.started_at)
     held.last_event_at = max(held.last_event_at, other.last_event_at)
     held.signals |= other.signals

@@ -20,13 +20,13 @@ from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
 from metrics_service.ingest.calls import Calls, Place, head_of
 from metrics_service.ingest.claims import IMPORTER, OWNER, SENT_BY
 from metrics_service.ingest.handing_over import hand_over, open_ledger
-from metrics_service.ingest.happenings import Tally, store_deltas, store_events
+from metrics_service.ingest.happenings import store_deltas, store_events
 from metrics_service.ingest.known_people import KnownPeople, look_up_people
 from metrics_service.ingest.parts import IMPORT, ModelPart, ToolPart
 from metrics_service.ingest.prices import Prices, estimate_micros
 from metrics_service.ingest.recorded_events import give_way
 from metrics_service.ingest.rows import as_json
-from metrics_service.ingest.session_state import add, figures_of_model, figures_of_tool
+from metrics_service.ingest.session_state import Tally, add, figures_of_model, figures_of_tool
 from metrics_service.ingest.telemetry import EPOCH, Call, Event, SessionPart, Telemetry
 from metrics_service.ingest.telemetry_sessions import (
     Held,
@@ -119,10 +119,7 @@ class TelemetryWriter:
         for session_id, one in held.items():
             add(one.state.calls, places[session_id].figures)
             add(one.state.meters, meters.get(session_id, {}))
-            tally = tallies.get(session_id, Tally())
-            add(one.tallies, tally.all)
-            add(one.state.named, tally.named)
-            add(one.state.recorded, tally.recorded)
+            one.count(tallies.get(session_id, Tally()))
         await give_way(connection, held.values())
         await drop_sessions(connection, [one.old_id for one in adoptions])
         await change_sessions(connection, out.tenant_id, held.values(), parts)
