@@ -20,8 +20,8 @@ from metrics_service.ingest.telemetry_sessions import (
     change_sessions,
     hold_sessions,
     identify,
+    part_of,
 )
-from metrics_service.ingest.write_telemetry import part_of
 
 SESSIONS_A_STEP = 100
 CALLS_A_STEP = 20_000

@@ -18,7 +18,7 @@ from metrics_service.errors import UnavailableError
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS, CallTable
 from metrics_service.ingest.handing_over import open_ledger
 from metrics_service.ingest.parts import PartT
-from metrics_service.ingest.raw_requests import as_array
+from metrics_service.ingest.rows import as_uuids
 from metrics_service.ingest.session_state import (
     Figures,
     Tally,
@@ -27,9 +27,13 @@ from metrics_service.ingest.session_state import (
     figures_of_tool,
 )
 from metrics_service.ingest.telemetry import COUNT_OF
-from metrics_service.ingest.telemetry_sessions import Held, change_sessions, hold_sessions
+from metrics_service.ingest.telemetry_sessions import (
+    Held,
+    change_sessions,
+    hold_sessions,
+    part_of,
+)
 from metrics_service.ingest.write_again import EVENTS
-from metrics_service.ingest.write_telemetry import part_of
 from metrics_service.rollups.ledger import Ledger
 
 # Of $1, ids: the sessions of rows that came at $2 or later.
@@ -111,22 +115,22 @@ class Stale(msgspec.Struct, frozen=True):
 
 async def retract(connection: ContextConnection, tenant_id: UUID, stale: Stale) -> Counter[str]:
     """Remove what of these is stored; return how many rows of which table that were."""
-    ids = as_array(stale.ids)
+    ids = as_uuids(stale.ids)
     found = await connection.fetch(SESSIONS_OF_ROWS, ids, stale.kept_since)
     held = await hold_sessions(connection, [part_of(row) for row in found])
     if any(one.is_new for one in held.values()):
         # Deleted in this moment, and holding it has made it anew.
         raise UnavailableError
     told = await connection.fetch(STILL_TOLD, ids, stale.asked_at)
-    ids = as_array(set(stale.ids) - {row["id"].int for row in told})
+    ids = as_uuids(set(stale.ids) - {row["id"].int for row in told})
     ledger = open_ledger(held)
     rows = await connection.fetch(TOOLS, ids, stale.kept_since)
     tools = await _take_calls(connection, TOOL_METRICS, figures_of_tool, rows, held, ledger)
-    await connection.execute(DROP_SPANS, as_array(tools))
-    await connection.execute(DROP_TOOLS, as_array(tools))
+    await connection.execute(DROP_SPANS, as_uuids(tools))
+    await connection.execute(DROP_TOOLS, as_uuids(tools))
     rows = await connection.fetch(MODELS, ids, stale.kept_since)
     models = await _take_calls(connection, MODEL_CALLS, figures_of_model, rows, held, ledger)
-    await connection.execute(DROP_MODELS, as_array(models))
+    await connection.execute(DROP_MODELS, as_uuids(models))
     events = await connection.fetch(DROP_EVENTS, ids, stale.kept_since, list(held))
     for event in events:
         _take_event(event, held)
@@ -175,15 +179,15 @@ async def drop_empty_sessions(connection: ContextConnection, stale: Stale) -> in
 
     In a transaction of its own: sessions are locked in one order.
     """
-    ids = as_array(stale.ids)
+    ids = as_uuids(stale.ids)
     found = await connection.fetch(EMPTY_SESSIONS, ids, stale.kept_since)
     if not found:
         return 0
-    locked = await connection.fetch(LOCK_SESSIONS, as_array(row["id"].int for row in found))
+    locked = await connection.fetch(LOCK_SESSIONS, as_uuids(row["id"].int for row in found))
     told = await connection.fetch(STILL_TOLD, ids, stale.asked_at)
     asked = {row["id"].int for row in locked} - {row["id"].int for row in told}
     # Asked again: somebody may have filled one while it was not locked.
-    empty = await connection.fetch(EMPTY_SESSIONS, as_array(asked), stale.kept_since)
+    empty = await connection.fetch(EMPTY_SESSIONS, as_uuids(asked), stale.kept_since)
     gone = [row["id"] for row in empty]
     ledger = Ledger()
     await ledger.take_sessions(connection, gone)

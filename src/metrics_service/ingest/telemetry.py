@@ -55,6 +55,11 @@ def instant(time_ns: int) -> datetime:
     return EPOCH + timedelta(0, 0, time_ns // 1000)
 
 
+def ns_of(moment: datetime) -> int:
+    """Nanoseconds since 1970; `instant` takes them back."""
+    return (moment - EPOCH) // timedelta(microseconds=1) * 1000
+
+
 class SessionPart(msgspec.Struct, kw_only=True):
     """What a request says about one session: when it was, and columns with when they were said."""
 

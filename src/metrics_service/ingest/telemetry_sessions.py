@@ -29,7 +29,7 @@ from metrics_service.ingest.session_state import (
     figures_of,
 )
 from metrics_service.ingest.sessions import hold
-from metrics_service.ingest.telemetry import SessionPart, instant
+from metrics_service.ingest.telemetry import SessionPart, instant, ns_of
 from metrics_service.rollups.ledger import Place
 
 # An end is the end unless something happens later; exporters flush for some seconds after it.
@@ -181,6 +181,18 @@ class Held(msgspec.Struct):
         add(self.tallies, tally.all)
         add(self.state.named, tally.named)
         add(self.state.recorded, tally.recorded)
+
+
+def part_of(row: Record) -> SessionPart:
+    """A stored session, as a request that says nothing of it would name it."""
+    return SessionPart(
+        id=row["id"],
+        scope=row["id"].bytes,
+        agent=row["agent"],
+        external_id=row["external_id"],
+        first_ns=ns_of(row["started_at"]),
+        last_ns=ns_of(row["last_event_at"]),
+    )
 
 
 async def hold_sessions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic
+from typing import Generic
 from uuid import UUID
 
 import msgspec
@@ -20,8 +20,7 @@ from metrics_service.ingest.calls import Calls, Place
 from metrics_service.ingest.happenings import store_events
 from metrics_service.ingest.parts import IMPORT, ModelPart, Part, PartT, join_parts
 from metrics_service.ingest.prices import Prices
-from metrics_service.ingest.raw_requests import as_array
-from metrics_service.ingest.rows import array, as_json, encode
+from metrics_service.ingest.rows import array, as_json, as_uuids, encode
 from metrics_service.ingest.session_state import PROVEN, Tally
 from metrics_service.ingest.telemetry import COUNT_OF, Call, Event, SessionPart, Telemetry
 from metrics_service.ingest.telemetry_sessions import Held
@@ -150,8 +149,8 @@ class TelemetryRewriter(TelemetryWriter):
     def __init__(self, tool_names: ToolNames, prices: Prices, retelling: Retelling) -> None:
         super().__init__(tool_names, prices)
         self._retelling = retelling
-        self._tools = CallsAgain(**_fields(self._tools), retelling=retelling)
-        self._models = CallsAgain(**_fields(self._models), retelling=retelling)
+        self._tools = CallsAgain(**msgspec.structs.asdict(self._tools), retelling=retelling)
+        self._models = CallsAgain(**msgspec.structs.asdict(self._models), retelling=retelling)
 
     async def _find_calls(self, connection: ContextConnection, out: Telemetry) -> list[UUID]:
         spans = {
@@ -161,7 +160,7 @@ class TelemetryRewriter(TelemetryWriter):
         }
         if spans:
             # The call of a span may have another id by now.
-            await connection.execute(LOCK_SPANS, as_array(spans))
+            await connection.execute(LOCK_SPANS, as_uuids(spans))
             await connection.execute(
                 LINK_SPANS,
                 as_json(
@@ -194,7 +193,7 @@ class TelemetryRewriter(TelemetryWriter):
     ) -> dict[UUID, Tally]:
         stored: list[Record] = []
         if events:
-            stored = await connection.fetch(FIND_EVENTS, as_array(events))
+            stored = await connection.fetch(FIND_EVENTS, as_uuids(events))
         tallies = await store_events(connection, events, places)
         for row_id in events.keys() - {row["id"].int for row in stored}:
             self._retelling.tells_first(row_id, EVENT)
@@ -232,7 +231,3 @@ def _recount(tallies: dict[UUID, Tally], row: Record, event: Event) -> None:
     for name, sign in ((before, -1), (after, 1)):
         if name is not None:
             tally.count(name, row["signal"], has_common_name=event.has_common_name, sign=sign)
-
-
-def _fields(calls: Calls[Any]) -> dict[str, Any]:
-    return {name: getattr(calls, name) for name in Calls.__struct_fields__}

@@ -8,12 +8,10 @@ in a circle.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
@@ -27,7 +25,7 @@ from metrics_service.ingest.prices import Prices, estimate_micros
 from metrics_service.ingest.recorded_events import give_way
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import Tally, add, figures_of_model, figures_of_tool
-from metrics_service.ingest.telemetry import EPOCH, Call, Event, SessionPart, Telemetry
+from metrics_service.ingest.telemetry import Call, Event, SessionPart, Telemetry
 from metrics_service.ingest.telemetry_sessions import (
     Held,
     absorb,
@@ -35,6 +33,7 @@ from metrics_service.ingest.telemetry_sessions import (
     drop_sessions,
     hold_sessions,
     identify,
+    part_of,
 )
 from metrics_service.ingest.temporality import take_deltas
 from metrics_service.ingest.tool_names import ToolNames
@@ -91,8 +90,8 @@ class TelemetryWriter:
     ) -> set[str]:
         """Store everything; the caller's transaction commits.
 
-        `owner` is the user whose personal key sent it, `key_id` that key. Returns the tool names to be remembered once it
-        is committed.
+        `owner` is the user whose personal key sent it, `key_id` the key. Returns the tool names to be
+        remembered once it is committed.
         """
         names = await self._admit_names(connection, out)
         adoptions = await find_traces(connection, out)
@@ -279,23 +278,6 @@ async def _others(
         found += await connection.fetch(SESSIONS, as_json(ids))
     rows = {row["id"]: row for row in found}.values()
     return [part_of(row) for row in rows if row["id"] not in parts]
-
-
-def part_of(row: Record) -> SessionPart:
-    """A stored session, as a request that says nothing of it would name it."""
-    return SessionPart(
-        id=row["id"],
-        scope=row["id"].bytes,
-        agent=row["agent"],
-        external_id=row["external_id"],
-        first_ns=ns_of(row["started_at"]),
-        last_ns=ns_of(row["last_event_at"]),
-    )
-
-
-def ns_of(moment: datetime) -> int:
-    """Nanoseconds since 1970; `instant` takes them back."""
-    return (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _place(held: Held) -> Place:
