@@ -9,16 +9,15 @@ import rich_click as click
 
 from metrics_service.cli.failures import FAILED, UNREACHABLE
 from metrics_service.cli.output import json_option, print_columns, print_json, progress
+from metrics_service.settings import CLIENTS_KEY
 
 if TYPE_CHECKING:
     from metrics_service.send_test.endpoint import Told
-    from metrics_service.send_test.outcome import Outcome
-    from metrics_service.send_test.send import Target, Tested
+    from metrics_service.send_test.send import Outcome, Target, Tested
     from metrics_service.send_test.session import Protocol
 
 PROTOCOLS: tuple[Protocol, ...] = ("http/protobuf", "http/json", "grpc")
 ALL = "all"
-KEY_VARIABLE = "METRICS_INGEST_KEY"
 MAX_TIMEOUT_S = 600
 
 
@@ -31,7 +30,7 @@ MAX_TIMEOUT_S = 600
 )
 @click.option(
     "--key",
-    envvar=KEY_VARIABLE,
+    envvar=CLIENTS_KEY,
     show_envvar=True,
     metavar="KEY",
     help="A key with the scope ingest; better in the variable, where no list of processes shows it.",

@@ -46,7 +46,7 @@ from metrics_service.ingest.write_again import (
 )
 from metrics_service.otlp.decode import Reading, read_in_turns
 from metrics_service.otlp.decoded import Signal
-from metrics_service.tenants.content import read_allowed
+from metrics_service.tenants.allowed import read_allowed
 
 Result = TypeVar("Result")
 
