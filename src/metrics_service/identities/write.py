@@ -26,6 +26,7 @@ from metrics_service.identities.repository import (
     rule_views,
 )
 from metrics_service.identities.schemas import (
+    DOMAIN,
     AssignedIdentity,
     Assignment,
     Chosen,
@@ -36,7 +37,7 @@ from metrics_service.identities.schemas import (
 from metrics_service.ingest.past_sessions import Concerned
 from metrics_service.ingest.people import unknown_users, users_by_email
 
-_is_domain = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}").fullmatch
+_is_domain = re.compile(DOMAIN).match
 
 
 async def get_identity(connection: ContextConnection, identity_id: UUID) -> IdentityView:
@@ -129,8 +130,6 @@ async def _value(connection: ContextConnection, data: RuleIn) -> str:
         if key_id is None or not await has_key(connection, key_id):
             raise _invalid("must be the id of a key of this tenant", "value")
         return str(key_id)
-    if "\0" in data.value:
-        raise _invalid("must not contain U+0000", "value")
     return data.value
 
 
