@@ -32,13 +32,28 @@ SECOND = 1000 * MS
 Request = tuple[Signal, bytes]
 
 
-class Inbox:
+class Stored:
+    """What is stored of a tenant."""
+
+    def __init__(self, engine: AsyncEngine, tenant_id: UUID) -> None:
+        self.engine = engine
+        self.tenant_id = tenant_id
+
+    async def fetch(self, query: str, *values: object) -> list[dict[str, Any]]:
+        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
+            return [dict(row) for row in await connection.fetch(query, *values)]
+
+    async def execute(self, query: str, *values: object) -> None:
+        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
+            await connection.execute(query, *values)
+
+
+class Inbox(Stored):
     """Takes requests in as the service does: each is read, then stored in one transaction."""
 
     def __init__(self, engine: AsyncEngine, tenant_id: UUID, *, is_alone: bool = True) -> None:
-        self.engine = engine
+        super().__init__(engine, tenant_id)
         self._is_alone = is_alone
-        self.tenant_id = tenant_id
         self.writer = TelemetryWriter(ToolNames(), load_prices())
 
     async def clear(self) -> None:
@@ -73,14 +88,6 @@ class Inbox:
                 # After each: no order of arrival may lead the rollups away from the rows.
                 await check_rollups(connection)
         self.writer.remember(self.tenant_id, names)
-
-    async def fetch(self, query: str, *values: object) -> list[dict[str, Any]]:
-        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
-            return [dict(row) for row in await connection.fetch(query, *values)]
-
-    async def execute(self, query: str, *values: object) -> None:
-        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
-            await connection.execute(query, *values)
 
     def session_id(self, external_id: str, agent: str = CLAUDE) -> UUID:
         return session_id_of(self.tenant_id, agent, external_id)
