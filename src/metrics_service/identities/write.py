@@ -69,14 +69,8 @@ async def make_rule(caller: Caller, followers: Followers, data: RuleIn) -> tuple
     """
     async with caller.writing() as connection:
         value = await _value(connection, data)
-        to_domain = data.to_domain.lower() if data.to_domain is not None else None
-        if to_domain is not None and data.kind != "email_domain":
-            raise _invalid("is for email_domain alone", "to_domain")
-        if to_domain == value:
-            raise _invalid("is the domain itself", "to_domain")
-        if to_domain is not None and (data.user_id is not UNSET or data.user_email is not UNSET):
-            raise _invalid("give a user or to_domain, not both", "to_domain")
-        user_id = None if to_domain is not None else await _chosen(connection, data)
+        to_domain = _to_domain(data, value)
+        user_id = await _chosen(connection, data) if to_domain is None else None
         if user_id is None and to_domain is None:
             raise _invalid("give a user: user_id or user_email", "user_id")
         is_new = await add_rule(
@@ -116,6 +110,20 @@ async def _chosen(connection: ContextConnection, data: Chosen) -> UUID | None:
     if data.user_id is not None and await unknown_users(connection, [data.user_id]):
         raise _invalid("there is no such user", "user_id")
     return data.user_id
+
+
+def _to_domain(data: RuleIn, value: str) -> str | None:
+    """The domain that the rule's own stands for; None where it names a user."""
+    if data.to_domain is None:
+        return None
+    to_domain = data.to_domain.lower()
+    if data.kind != "email_domain":
+        raise _invalid("is for email_domain alone", "to_domain")
+    if to_domain == value:
+        raise _invalid("is the domain itself", "to_domain")
+    if data.user_id is not UNSET or data.user_email is not UNSET:
+        raise _invalid("give a user or to_domain, not both", "to_domain")
+    return to_domain
 
 
 async def _value(connection: ContextConnection, data: RuleIn) -> str:

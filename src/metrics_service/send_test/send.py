@@ -8,7 +8,7 @@ from time import perf_counter
 import msgspec
 
 from metrics_service.send_test.diagnosis import SAME_FOR_ALL, Symptom
-from metrics_service.send_test.endpoint import Endpoint, Told
+from metrics_service.send_test.endpoint import Target, Told
 from metrics_service.send_test.environment import Proxy
 from metrics_service.send_test.grpc_sender import GrpcSender
 from metrics_service.send_test.http_sender import HttpSender, Reply
@@ -16,13 +16,6 @@ from metrics_service.send_test.session import Export, Protocol, Session, Signal,
 
 Progress = Callable[[str, int, int], None]
 NOT_TRIED = "not tried"
-
-
-class Target(msgspec.Struct, frozen=True):
-    """One protocol, and where it goes."""
-
-    protocol: Protocol
-    endpoint: Endpoint
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
