@@ -21,7 +21,8 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.rows import as_uuids
 from metrics_service.ingest.telemetry import Telemetry, instant
 
-Door: TypeAlias = Callable[[], AbstractAsyncContextManager[ContextConnection]]
+Connection: TypeAlias = ContextConnection
+Door: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
 """Opens a transaction that sees one tenant."""
 
 LEVEL = 3

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.ingest.held_sessions import Held
 from metrics_service.ingest.parts import IMPORT
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import Tally
 from metrics_service.ingest.telemetry import COUNT_OF
-from metrics_service.ingest.telemetry_sessions import Held
 
 # A line of a transcript that live telemetry names too says so by its own name.
 GIVE_WAY = """

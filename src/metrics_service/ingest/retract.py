@@ -16,7 +16,7 @@ from asyncpg import Record
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import UnavailableError
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS, CallTable
-from metrics_service.ingest.handing_over import open_ledger
+from metrics_service.ingest.held_sessions import Held, hold_sessions, open_ledger, part_of
 from metrics_service.ingest.parts import PartT
 from metrics_service.ingest.rows import as_uuids
 from metrics_service.ingest.session_state import (
@@ -27,12 +27,7 @@ from metrics_service.ingest.session_state import (
     figures_of_tool,
 )
 from metrics_service.ingest.telemetry import COUNT_OF
-from metrics_service.ingest.telemetry_sessions import (
-    Held,
-    change_sessions,
-    hold_sessions,
-    part_of,
-)
+from metrics_service.ingest.telemetry_sessions import change_sessions
 from metrics_service.ingest.write_again import EVENTS
 from metrics_service.rollups.ledger import Ledger
 

@@ -18,12 +18,12 @@ from asyncpg import Record
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.calls import Calls, Place
 from metrics_service.ingest.happenings import store_events
+from metrics_service.ingest.held_sessions import Held
 from metrics_service.ingest.parts import IMPORT, ModelPart, Part, PartT, join_parts
 from metrics_service.ingest.prices import Prices
 from metrics_service.ingest.rows import array, as_json, as_uuids, encode
 from metrics_service.ingest.session_state import PROVEN, Tally
 from metrics_service.ingest.telemetry import COUNT_OF, Call, Event, SessionPart, Telemetry
-from metrics_service.ingest.telemetry_sessions import Held
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.tool_spans import find_calls
 from metrics_service.ingest.write_telemetry import TelemetryWriter

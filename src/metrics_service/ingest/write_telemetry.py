@@ -17,8 +17,16 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
 from metrics_service.ingest.calls import Calls, Place, head_of
 from metrics_service.ingest.claims import IMPORTER, OWNER, SENT_BY
-from metrics_service.ingest.handing_over import hand_over, open_ledger
+from metrics_service.ingest.handing_over import hand_over
 from metrics_service.ingest.happenings import store_deltas, store_events
+from metrics_service.ingest.held_sessions import (
+    Held,
+    absorb,
+    hold_sessions,
+    identify,
+    open_ledger,
+    part_of,
+)
 from metrics_service.ingest.known_people import KnownPeople, look_up_people
 from metrics_service.ingest.parts import IMPORT, ModelPart, ToolPart
 from metrics_service.ingest.prices import Prices, estimate_micros
@@ -26,15 +34,7 @@ from metrics_service.ingest.recorded_events import give_way
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import Tally, add, figures_of_model, figures_of_tool
 from metrics_service.ingest.telemetry import Call, Event, SessionPart, Telemetry
-from metrics_service.ingest.telemetry_sessions import (
-    Held,
-    absorb,
-    change_sessions,
-    drop_sessions,
-    hold_sessions,
-    identify,
-    part_of,
-)
+from metrics_service.ingest.telemetry_sessions import change_sessions, drop_sessions
 from metrics_service.ingest.temporality import take_deltas
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.tool_spans import find_calls

@@ -21,7 +21,6 @@ import msgspec
 from asyncpg import Record
 
 from metrics_service.db.failures import VALUES_REFUSED
-from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import (
     BodyTooLargeError,
     ConflictError,
@@ -32,7 +31,7 @@ from metrics_service.errors import (
 from metrics_service.ingest import raw_requests
 from metrics_service.ingest.left_out import LATE, Arrived, find_gone, leave_out
 from metrics_service.ingest.prices import Prices
-from metrics_service.ingest.raw_requests import Door, told_by, uncompressed
+from metrics_service.ingest.raw_requests import Connection, Door, told_by, uncompressed
 from metrics_service.ingest.retract import Stale, drop_empty_sessions, retract
 from metrics_service.ingest.rows import as_uuids
 from metrics_service.ingest.telemetry import Telemetry, ns_of
@@ -196,7 +195,7 @@ class Replay:
         self._counts += counted
 
     async def _note(
-        self, connection: ContextConnection, row: Record, before: set[int], told: set[int]
+        self, connection: Connection, row: Record, before: set[int], told: set[int]
     ) -> None:
         """Keep what the request tells of now, and what it told of before."""
         stale_before = {one.int for one in row["stale_ids"]}
@@ -228,7 +227,7 @@ class Replay:
             async with self._door() as connection:
                 await connection.execute(raw_requests.CLEAR_STALE)
 
-    async def _find_stale(self, connection: ContextConnection) -> list[int]:
+    async def _find_stale(self, connection: Connection) -> list[int]:
         if not self._is_dry:
             return sorted(row["id"].int for row in await connection.fetch(raw_requests.STALE))
         stale = self._stale - self._told
@@ -249,7 +248,7 @@ class Replay:
             return await drop_empty_sessions(connection, step)
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[ContextConnection]:
+    async def _transaction(self) -> AsyncIterator[Connection]:
         """One that commits, unless nothing is to stay."""
         with suppress(_DryRunError):
             async with self._door() as connection:
