@@ -11,6 +11,7 @@ from rolled import check_rollups
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.tenancy import TenantContext, tenant_connection
+from metrics_service.fields import Signal
 from metrics_service.ingest.prices import load_prices
 from metrics_service.ingest.records import ModelCallRecord, ToolMetricRecord, session_id_of
 from metrics_service.ingest.telemetry import Telemetry, instant
@@ -18,7 +19,6 @@ from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write import write_facts
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.otlp.decode import read_request
-from metrics_service.otlp.decoded import Signal
 from metrics_service.sessions.repository import find_session
 from metrics_service.sessions.schemas import SessionView
 

@@ -9,9 +9,9 @@ import rich_click as click
 
 from metrics_service.cli.failures import FAILED, UNREACHABLE
 from metrics_service.cli.output import json_option, print_columns, print_json, progress
+from metrics_service.fields import Protocol
 from metrics_service.send_test.diagnosis import UNREACHED, UnusableError
 from metrics_service.send_test.endpoint import Target, Told, parse_endpoint, parse_told
-from metrics_service.send_test.session import Protocol
 from metrics_service.settings import CLIENTS_KEY
 
 if TYPE_CHECKING:

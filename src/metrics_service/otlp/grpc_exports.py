@@ -31,6 +31,7 @@ from metrics_service.errors import (
     MetricsServiceError,
     UnavailableError,
 )
+from metrics_service.fields import Signal
 from metrics_service.http.access_log import request_id_of
 from metrics_service.http.auth import header_credential
 from metrics_service.http.dependencies import Caller
@@ -43,7 +44,6 @@ from metrics_service.http.tenant import require_served
 from metrics_service.http.throttle import FailureThrottle, InFlight, Network, client_address
 from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Sender
 from metrics_service.otlp.answers import answer_protobuf
-from metrics_service.otlp.decoded import Signal
 from metrics_service.otlp.grpc_status import DETAILS, http_status, refused
 from metrics_service.otlp.receive import receive
 from metrics_service.tenants.authenticate import Principal

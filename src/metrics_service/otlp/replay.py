@@ -28,6 +28,7 @@ from metrics_service.errors import (
     MetricsServiceError,
     UnavailableError,
 )
+from metrics_service.fields import Signal
 from metrics_service.ingest import raw_requests
 from metrics_service.ingest.left_out import LATE, Arrived, find_gone, leave_out
 from metrics_service.ingest.prices import Prices
@@ -44,7 +45,6 @@ from metrics_service.ingest.write_again import (
     TelemetryRewriter,
 )
 from metrics_service.otlp.decode import Reading, read_in_turns
-from metrics_service.otlp.decoded import Signal
 from metrics_service.tenants.allowed import read_allowed
 
 Result = TypeVar("Result")

@@ -12,9 +12,10 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from metrics_service.errors import TenantSuspendedError, UnknownHostError
+from metrics_service.fields import Signal
 from metrics_service.send_test.diagnosis import Finding, Symptom
 from metrics_service.send_test.endpoint import Endpoint
-from metrics_service.send_test.session import KINDS, Signal
+from metrics_service.send_test.session import KINDS
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"

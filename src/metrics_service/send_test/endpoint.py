@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import httpx
 import msgspec
 
+from metrics_service.fields import Protocol
 from metrics_service.http.limits import KEYED_PREFIX
 from metrics_service.send_test.diagnosis import ADVICE, Finding, Symptom, UnusableError
-from metrics_service.send_test.session import Protocol
 
 GRPC_PORT = 4317
 PORTS = {"http": 80, "https": 443}

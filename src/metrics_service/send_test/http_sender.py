@@ -12,13 +12,14 @@ from typing import Self
 import httpx
 import msgspec
 
+from metrics_service.fields import Protocol
 from metrics_service.send_test.answers import JSON, PROTOBUF, HttpAnswer, Meaning, read_answer
 from metrics_service.send_test.as_json import as_json
 from metrics_service.send_test.diagnosis import Finding, Symptom
 from metrics_service.send_test.endpoint import Endpoint, Told
 from metrics_service.send_test.environment import Proxy, find_proxy, trusted
 from metrics_service.send_test.probe import HTTP, find_cause
-from metrics_service.send_test.session import Export, Protocol
+from metrics_service.send_test.session import Export
 
 # More than any answer of OTLP; whatever else answers may never end.
 MAX_ANSWER_BYTES = 256 * 1024

@@ -7,12 +7,13 @@ from time import perf_counter
 
 import msgspec
 
+from metrics_service.fields import Protocol, Signal
 from metrics_service.send_test.diagnosis import SAME_FOR_ALL, Symptom
 from metrics_service.send_test.endpoint import Target, Told
 from metrics_service.send_test.environment import Proxy
 from metrics_service.send_test.grpc_sender import GrpcSender
 from metrics_service.send_test.http_sender import HttpSender, Reply
-from metrics_service.send_test.session import Export, Protocol, Session, Signal, new_session
+from metrics_service.send_test.session import Export, Session, new_session
 
 Progress = Callable[[str, int, int], None]
 NOT_TRIED = "not tried"
