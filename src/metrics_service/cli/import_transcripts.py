@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
 
 from metrics_service.cli.failures import FAILED, UNREACHABLE, without_passwords
+from metrics_service.cli.options import Moment
 from metrics_service.cli.output import json_option, print_json, progress, some
+from metrics_service.settings import CLIENTS_KEY
 
 if TYPE_CHECKING:
     from metrics_service.send_test.endpoint import Endpoint, Told
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from metrics_service.transcripts.state import Progresses
     from metrics_service.transcripts.summary import Summary
 
-KEY_VARIABLE = "METRICS_INGEST_KEY"
 MAX_TIMEOUT_S = 600
 KIB = 1024
 
@@ -38,7 +39,7 @@ OPTIONS = (
     ),
     click.option(
         "--key",
-        envvar=KEY_VARIABLE,
+        envvar=CLIENTS_KEY,
         show_envvar=True,
         metavar="KEY",
         help="A key with the scope ingest; better in the variable, where no list of processes shows it.",
@@ -54,9 +55,8 @@ OPTIONS = (
     ),
     click.option(
         "--since",
-        type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-        metavar="DATE",
-        help="Leave out what happened before, in UTC: 2026-01-31.",
+        type=Moment(),
+        help="Leave out what happened before: 2026-01-31, or 2026-01-31T09:30:00Z.",
     ),
     click.option(
         "--dry-run", "is_dry_run", is_flag=True, help="Say what would be sent; send nothing."
@@ -156,7 +156,7 @@ def _import(
         raise click.UsageError(str(error)) from None
     if user_email is not None and "@" not in user_email:
         raise click.UsageError(f"--user {user_email!r} is no email address")
-    since_ns = 0 if since is None else int(since.replace(tzinfo=UTC).timestamp()) * 10**9
+    since_ns = 0 if since is None else int(since.timestamp()) * 10**9
     task = Task(
         client=client,
         search=_search(path, since_ns),

@@ -10,17 +10,19 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from metrics_service.ingest.recorded import IMPORT_SCOPE
 from metrics_service.transcripts.claude_code import SERVICE as CLAUDE_CODE
+from metrics_service.transcripts.codex import SERVICE as CODEX
 from metrics_service.transcripts.records import Attribute, Record
 
+# How each begins the names of its events, and what it calls a session's id.
 _FORMS = {
     CLAUDE_CODE: ("claude_code.", "session.id"),
+    CODEX: ("codex.", "conversation.id"),
 }
-_OTHER_FORM = ("codex.", "conversation.id")
 
 
 def as_request(service: str, user_email: str | None, records: Iterable[Record]) -> bytes:
     """The body of one request."""
-    prefix, session_key = _FORMS.get(service, _OTHER_FORM)
+    prefix, session_key = _FORMS[service]
     request = ExportLogsServiceRequest()
     resource = request.resource_logs.add()
     resource.resource.attributes.append(_pair("service.name", service))
