@@ -28,7 +28,6 @@ from metrics_service.transcripts.records import (
     told,
 )
 
-SERVICE = "claude-code"
 SYNTHETIC = "<synthetic>"
 """The model of what the client itself says in an assistant's place."""
 MAX_PENDING = 16
@@ -160,8 +159,6 @@ _ran = msgspec.json.Decoder(_Ran)
 
 class ClaudeReader:
     """Reads one transcript of Claude Code."""
-
-    service = SERVICE
 
     def __init__(self, name: str, memory: Memory | None = None) -> None:
         """`name` is the file's, which is the session's id but for subagents."""
