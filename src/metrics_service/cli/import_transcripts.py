@@ -6,21 +6,22 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import rich_click as click
 
 from metrics_service.cli.failures import FAILED, UNREACHABLE, without_passwords
 from metrics_service.cli.options import Moment
 from metrics_service.cli.output import json_option, print_json, progress, some
+from metrics_service.send_test.diagnosis import UnusableError
+from metrics_service.send_test.endpoint import Endpoint, Told, parse_endpoint, parse_told
 from metrics_service.settings import CLIENTS_KEY
-
-if TYPE_CHECKING:
-    from metrics_service.send_test.endpoint import Endpoint, Told
-    from metrics_service.transcripts.importing import Task
-    from metrics_service.transcripts.reading import Client
-    from metrics_service.transcripts.state import Progresses
-    from metrics_service.transcripts.summary import Summary
+from metrics_service.transcripts.files import Search, find_transcripts
+from metrics_service.transcripts.importing import Task, look_through, send_all
+from metrics_service.transcripts.reading import Client
+from metrics_service.transcripts.sending import NotTakenError, Sender
+from metrics_service.transcripts.state import Progresses, folder_of
+from metrics_service.transcripts.summary import Summary
 
 MAX_TIMEOUT_S = 600
 KIB = 1024
@@ -142,13 +143,6 @@ def _import(
     timeout_s: float,
     as_json: bool,
 ) -> int:
-    # Not for every command: the libraries for sending take a while to load.
-    from metrics_service.send_test.diagnosis import UnusableError  # noqa: PLC0415  # see above
-    from metrics_service.send_test.endpoint import parse_endpoint, parse_told  # noqa: PLC0415  # see above
-    from metrics_service.transcripts.importing import Task  # noqa: PLC0415  # see above
-    from metrics_service.transcripts.sending import NotTakenError  # noqa: PLC0415  # see above
-    from metrics_service.transcripts.state import Progresses, folder_of  # noqa: PLC0415  # see above
-
     try:
         told, _ = parse_told(key, (), timeout_s)
         place = parse_endpoint(endpoint, host=host)
@@ -180,9 +174,7 @@ def _import(
     return FAILED if summary.refused_records else 0
 
 
-def _search(path: Path, since_ns: int) -> Any:
-    from metrics_service.transcripts.files import find_transcripts  # noqa: PLC0415  # as above
-
+def _search(path: Path, since_ns: int) -> Search:
     search = find_transcripts(path, since_ns=since_ns)
     if not search.files:
         for line in search.unreadable:
@@ -195,9 +187,6 @@ def _search(path: Path, since_ns: int) -> Any:
 
 
 def _run(task: Task, kept: Progresses, place: Endpoint, told: Told, *, is_dry_run: bool) -> Summary:
-    from metrics_service.transcripts.importing import look_through, send_all  # noqa: PLC0415  # as above
-    from metrics_service.transcripts.sending import Sender  # noqa: PLC0415  # as above
-
     total = sum(found.size for found in task.search.files)
     with progress() as advance:
 
