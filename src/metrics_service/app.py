@@ -33,11 +33,11 @@ from metrics_service.http.access_log import AccessLog
 from metrics_service.http.auth import CredentialGate
 from metrics_service.http.body import BodyGuard
 from metrics_service.http.dependencies import authorize, provide_caller, provide_tx
+from metrics_service.http.diary import DiaryKeeper
 from metrics_service.http.failures import EXCEPTION_HANDLERS
 from metrics_service.http.foundation import lay_foundation
 from metrics_service.http.guard import HeadGuard
 from metrics_service.http.me import get_me
-from metrics_service.http.noting import IngestNotes
 from metrics_service.http.openapi import complete_openapi, openapi_config
 from metrics_service.http.responses import JsonResponse
 from metrics_service.http.tenant import TenantGate
@@ -126,7 +126,7 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
     )
     app = TenantGate(app, foundation.directory)
     app = HeadGuard(app)
-    app = IngestNotes(app, foundation.database.diary, foundation.directory, foundation.keys)
+    app = DiaryKeeper(app, foundation.database.diary, foundation.directory, foundation.keys)
     return AccessLog(app)
 
 

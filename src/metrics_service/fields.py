@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -32,6 +32,10 @@ Summed = Annotated[int, Meta(ge=0, le=10**12)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e13)]
 Tags = Annotated[list[ShortText], Meta(max_length=50)]
 Metadata = dict[str, Any]
+
+# As OpenTelemetry calls them.
+Protocol = Literal["http/protobuf", "http/json", "grpc"]
+Signal = Literal["logs", "metrics", "traces"]
 
 EARLIEST = datetime(2015, 1, 1, tzinfo=UTC)
 AHEAD = timedelta(days=1)

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from acceptance.export import log, logs
 from acceptance.talk import check_problem
 from metrics_service.identities import followers
 
@@ -13,48 +14,11 @@ PATH, RULES = "/api/v1/identities", "/api/v1/identity-rules"
 ADA, EVE = "ada@old.example.com", "eve@example.com"
 
 
-def logs(*sessions: str, **claims: str) -> dict:
-    """A prompt of each session, as Claude Code tells of it."""
-    said = {name.replace("__", "."): value for name, value in claims.items()}
-    return {
-        "resourceLogs": [
-            {
-                "resource": {"attributes": [attribute("service.name", "claude-code")]},
-                "scopeLogs": [
-                    {
-                        "scope": {"name": "com.anthropic.claude_code.events"},
-                        "logRecords": [
-                            {
-                                "timeUnixNano": "1760000000000000000",
-                                "attributes": [
-                                    attribute(name, value)
-                                    for name, value in {
-                                        "event.name": "user_prompt",
-                                        "session.id": session,
-                                        "event.sequence": "1",
-                                        **said,
-                                    }.items()
-                                ],
-                            }
-                            for session in sessions
-                        ],
-                    }
-                ],
-            }
-        ]
-    }
-
-
-def attribute(name: str, value: str) -> dict:
-    return {"key": name, "value": {"stringValue": value}}
-
-
 @pytest.fixture
 def tell(client):
     async def send(tenant, *sessions, **claims):
-        response = await client.post(
-            "/v1/logs", json=logs(*sessions, **claims), headers=tenant.headers
-        )
+        prompts = [log("user_prompt", session__id=one, **claims) for one in sessions]
+        response = await client.post("/v1/logs", json=logs(*prompts), headers=tenant.headers)
         assert (response.status_code, response.json()) == (200, {})
 
     return send
@@ -104,7 +68,7 @@ async def test_what_was_claimed_is_listed_with_its_volume(new_tenant, tell, ask)
         None,
         None,
     )
-    assert identity["first_session_at"] == identity["last_session_at"] == "2025-10-09T08:53:20Z"
+    assert identity["first_session_at"] == identity["last_session_at"] == "2026-03-02T10:00:00Z"
     assert (nobody["sessions"], nobody["user_source"]) == (2, None)
     keys = (await ask(tenant, "GET", "/api/v1/keys"))["data"]
     assert nobody["key_id"] in {key["id"] for key in keys}

@@ -229,7 +229,7 @@ async def test_an_ended_key_of_another_tenant_is_nobodys(client, new_tenant, new
 
 
 REFUSALS = [
-    # method of the client's mistake, status, signal, encoding, what the reason says, the advice
+    # The client's mistake, status, signal, encoding, what the reason says, the advice
     ("wrong path", 404, "logs", "protobuf", "OTLP is taken at /v1/logs", "/v1/logs at its end"),
     ("no path", 404, "unknown", "json", "/v1/logs, /v1/metrics or /v1/traces", "OTLP_ENDPOINT"),
     ("text", 415, "logs", "other", "Content-Type must be", "OTEL_EXPORTER_OTLP_PROTOCOL="),

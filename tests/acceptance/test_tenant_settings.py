@@ -9,7 +9,7 @@ import pytest
 from acceptance.export import MEDIA_TYPES, export, logs, tool_result
 from acceptance.talk import check_problem, rows_of
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.tenants.content import TTL_S, Allowed, SettingsDirectory
+from metrics_service.tenants.allowed import TTL_S, Allowed, SettingsDirectory
 
 PATH = "/api/v1/settings"
 DEFAULTS = {"keep_content": False, "raw_hours": 0}

@@ -11,6 +11,7 @@ from rolled import check_rollups
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.tenancy import TenantContext, tenant_connection
+from metrics_service.fields import Signal
 from metrics_service.ingest.prices import load_prices
 from metrics_service.ingest.records import ModelCallRecord, ToolMetricRecord, session_id_of
 from metrics_service.ingest.telemetry import Telemetry, instant
@@ -18,7 +19,6 @@ from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write import write_facts
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.otlp.decode import read_request
-from metrics_service.otlp.decoded import Signal
 from metrics_service.sessions.repository import find_session
 from metrics_service.sessions.schemas import SessionView
 
@@ -32,13 +32,28 @@ SECOND = 1000 * MS
 Request = tuple[Signal, bytes]
 
 
-class Inbox:
+class Stored:
+    """What is stored of a tenant."""
+
+    def __init__(self, engine: AsyncEngine, tenant_id: UUID) -> None:
+        self.engine = engine
+        self.tenant_id = tenant_id
+
+    async def fetch(self, query: str, *values: object) -> list[dict[str, Any]]:
+        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
+            return [dict(row) for row in await connection.fetch(query, *values)]
+
+    async def execute(self, query: str, *values: object) -> None:
+        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
+            await connection.execute(query, *values)
+
+
+class Inbox(Stored):
     """Takes requests in as the service does: each is read, then stored in one transaction."""
 
     def __init__(self, engine: AsyncEngine, tenant_id: UUID, *, is_alone: bool = True) -> None:
-        self.engine = engine
+        super().__init__(engine, tenant_id)
         self._is_alone = is_alone
-        self.tenant_id = tenant_id
         self.writer = TelemetryWriter(ToolNames(), load_prices())
 
     async def clear(self) -> None:
@@ -73,14 +88,6 @@ class Inbox:
                 # After each: no order of arrival may lead the rollups away from the rows.
                 await check_rollups(connection)
         self.writer.remember(self.tenant_id, names)
-
-    async def fetch(self, query: str, *values: object) -> list[dict[str, Any]]:
-        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
-            return [dict(row) for row in await connection.fetch(query, *values)]
-
-    async def execute(self, query: str, *values: object) -> None:
-        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
-            await connection.execute(query, *values)
 
     def session_id(self, external_id: str, agent: str = CLAUDE) -> UUID:
         return session_id_of(self.tenant_id, agent, external_id)

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from stories import Item
 
 from metrics_service.ingest.recorded import IMPORT_SCOPE
-from metrics_service.transcripts.events import as_request
+from metrics_service.transcripts.events import FORMS, as_request
 from metrics_service.transcripts.files import find_transcripts
 from metrics_service.transcripts.reading import Client, Transcript
 from metrics_service.transcripts.records import Record
@@ -43,22 +43,22 @@ def live_items(client: Client) -> list[Item]:
     ]
 
 
-def recorded(client: Client) -> Iterator[tuple[str, Record]]:
-    """What its transcripts tell, with the service that they are of."""
+def recorded(client: Client) -> Iterator[Record]:
+    """What its transcripts tell."""
     for found in find_transcripts(FOLDER / client).files:
         transcript = Transcript(client, found, Progress(found.path), since_ns=0)
         for record in transcript.records():
             if record is not None:
-                yield transcript.service, record
+                yield record
 
 
 def imported_items(client: Client, user_email: str | None = None) -> list[Item]:
     """The same as items of telemetry, as the command sends them."""
     items = []
-    for service, record in recorded(client):
-        message = ExportLogsServiceRequest.FromString(as_request(service, user_email, [record]))
+    for record in recorded(client):
+        message = ExportLogsServiceRequest.FromString(as_request(client, user_email, [record]))
         (sent,) = message.resource_logs[0].scope_logs[0].log_records
         resource = () if user_email is None else (("user.email", user_email),)
         body = msgspec.json.encode(MessageToDict(sent))
-        items.append(Item("logs", service, IMPORT_SCOPE, resource, body))
+        items.append(Item("logs", FORMS[client].service, IMPORT_SCOPE, resource, body))
     return items

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from inbox import Stored
 
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.http.dependencies import Caller, Database
@@ -32,17 +32,13 @@ WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' ORDER 
 """
 
 
-class RawInbox:
+class RawInbox(Stored):
     """Takes requests in by the receiver itself, keeps them, and replays them."""
 
     def __init__(self, database: Database, tenant_id: UUID) -> None:
+        super().__init__(database.engine, tenant_id)
         self.database = database
-        self.tenant_id = tenant_id
         self.user_id: UUID | None = None
-
-    @property
-    def engine(self) -> AsyncEngine:
-        return self.database.engine
 
     @property
     def caller(self) -> Caller:
@@ -73,14 +69,6 @@ class RawInbox:
         door = partial(tenant_connection, self.engine, TenantContext(self.tenant_id))
         async with alone(door, self.tenant_id):
             return await Replay(door, self.tenant_id, load_prices(), **options).run()
-
-    async def fetch(self, query: str, *values: object) -> list[dict[str, Any]]:
-        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
-            return [dict(row) for row in await connection.fetch(query, *values)]
-
-    async def execute(self, query: str, *values: object) -> None:
-        async with tenant_connection(self.engine, TenantContext(self.tenant_id)) as connection:
-            await connection.execute(query, *values)
 
     async def everything(self) -> dict[str, list[str]]:
         """Every row of every table of the tenant, but for when somebody last touched it."""

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from metrics_service.otlp.decoded import Signal
+from metrics_service.fields import Signal
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "otlp"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import asyncpg
 import grpc
 import httpx
 import pytest
-from command_line import CommandLine, eventually, on_database, running
+from command_line import CommandLine, eventually, free_port, on_database, running
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from metrics_service.db.addresses import Addresses
@@ -218,12 +217,6 @@ async def away(admin: str, database: str) -> AsyncIterator[None]:
 
 
 # -- the processes ------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

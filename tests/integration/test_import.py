@@ -17,7 +17,15 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
-from command_line import CommandLine, Ended, eventually, on_database, running, without_ours
+from command_line import (
+    CommandLine,
+    Ended,
+    eventually,
+    free_port,
+    on_database,
+    running,
+    without_ours,
+)
 from laptop import FOLDER, live_items
 from stories import Item, groups_of, request_of
 
@@ -428,6 +436,19 @@ def test_a_connection_that_breaks_is_tried_again_once_there_was_one():
         sender.send(b"")
 
     assert (server.taken, len(waits)) == (2, 1)
+
+
+def test_a_proxy_that_is_away_is_named(monkeypatch):
+    monkeypatch.setenv("http_proxy", f"http://someone:hunter2@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    told, _ = parse_told(KEY, (), 5)
+    endpoint = parse_endpoint("http://acme.example.com", host=None)
+
+    with Sender(endpoint, told) as sender, pytest.raises(NotTakenError) as failed:
+        sender.send(b"")
+
+    assert "NO_PROXY" in str(failed.value)
+    assert "hunter2" not in str(failed.value)
 
 
 def test_nobody_waits_for_a_server_when_it_is_stopped():

@@ -31,6 +31,7 @@ from command_line import (
     CommandLine,
     Output,
     eventually,
+    free_port,
     new_data_dir,
     on_database,
     on_directory,
@@ -71,12 +72,6 @@ from metrics_service.tenants.authenticate import Principal
 READY = "OTLP over gRPC is taken at"
 LOGS, METRICS, TRACES = SIGNALS
 MIB = 1024 * 1024
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Customer(msgspec.Struct, frozen=True):

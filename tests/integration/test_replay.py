@@ -192,7 +192,7 @@ def as_event(item, session, out):
 
 def as_prompt(item, session, out):
     session.say("permission_mode", item.attributes["to_mode"], item.time_ns)
-    keep_log(item, session, out, claude_code.AGENT, kind="prompt", counts="prompt_count")
+    keep_log(item, session, out, claude_code.AGENT, kind="prompt")
 
 
 def as_tool(item, session, out):

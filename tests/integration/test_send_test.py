@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,7 +26,15 @@ from broken_servers import (
     say_nothing,
     serving_files,
 )
-from command_line import CommandLine, Ended, eventually, on_database, running, without_ours
+from command_line import (
+    CommandLine,
+    Ended,
+    eventually,
+    free_port,
+    on_database,
+    running,
+    without_ours,
+)
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
@@ -41,12 +48,6 @@ PROTOBUF = {"content-type": "application/x-protobuf"}
 JSON = {"content-type": "application/json"}
 HTML = {"content-type": "text/html; charset=utf-8"}
 KEY = "msk_only_for_tests_0123456789"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Customer(msgspec.Struct, frozen=True):

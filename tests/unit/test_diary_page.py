@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from metrics_service.errors import FieldError, TenantSuspendedError, UnavailableError
-from metrics_service.http.told import fault_of
+from metrics_service.http.diary_notes import fault_of
 from metrics_service.ingest import diary as diary_module
 from metrics_service.ingest.diary import Diary
 from metrics_service.ingest.diary_page import (

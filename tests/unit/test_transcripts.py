@@ -8,19 +8,23 @@ import os
 import random
 import tracemalloc
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from metrics_service.transcripts import claude_code, reading
 from metrics_service.transcripts.claude_code import ClaudeReader
 from metrics_service.transcripts.codex import CodexReader
 from metrics_service.transcripts.events import as_request
 from metrics_service.transcripts.files import find_transcripts
-from metrics_service.transcripts.importing import Task, look_through
-from metrics_service.transcripts.lines import read_lines
-from metrics_service.transcripts.reading import Transcript
+from metrics_service.transcripts.importing import Task, look_through, send_all
+from metrics_service.transcripts.lines import Line, read_lines
+from metrics_service.transcripts.reading import Client, Transcript
 from metrics_service.transcripts.records import Record, last_folder, remote
+from metrics_service.transcripts.sending import Sender, Taken
 from metrics_service.transcripts.state import Progress, Progresses, folder_of
 
 FOLDER = Path(__file__).parent / "transcripts"
@@ -230,7 +234,7 @@ def test_what_was_written_by_anybody_never_leaves(client):
     assert ("cwd", True) in leaked
 
 
-def sent(client: str, path: Path, lines: list[bytes]) -> bytes:
+def sent(client: Client, path: Path, lines: list[bytes]) -> bytes:
     reader = READERS[client](path.stem)
     records: list[Record] = []
     for end, line in enumerate(lines):
@@ -239,7 +243,7 @@ def sent(client: str, path: Path, lines: list[bytes]) -> bytes:
         except Exception as error:  # noqa: BLE001  # whichever: it is asserted on
             assert type(error).__name__ == "UnreadableLineError"
     records.extend(reader.finish())
-    return as_request(reader.service, None, records)
+    return as_request(client, None, records)
 
 
 ODD: tuple[Any, ...] = (
@@ -527,6 +531,41 @@ def test_a_transcript_that_cannot_be_read_does_not_keep_others_from_being_read(t
 
     assert (summary.files, summary.model_calls) == (3, 2)
     assert summary.unreadable_files == [f"{gone}: No such file or directory"]
+
+
+class Heard(Sender):
+    """Sends nothing, and keeps what it was to send."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+
+    def send(self, body: bytes) -> Taken:
+        self.requests.append(ExportLogsServiceRequest.FromString(body))
+        return Taken(0, "")
+
+    def stop(self) -> None:
+        pass
+
+
+def test_what_was_read_before_a_file_broke_is_sent_as_its_clients_own(tmp_path, monkeypatch):
+    def breaks(*given: Any) -> Iterator[Line]:
+        yield from islice(read_lines(*given), 2)
+        raise OSError(5, "Input/output error", str(path))
+
+    path = written(tmp_path, *(assistant(f"r-{n}", n, input_tokens=1) for n in range(1, 5)))
+    monkeypatch.setattr(reading, "read_lines", breaks)
+    monkeypatch.setattr(claude_code, "MAX_PENDING", 1)
+    sender = Heard()
+
+    task = Task(client="claude-code", search=find_transcripts(path))
+    summary = send_all(task, Progresses(tmp_path / "state"), sender, lambda _: None)
+
+    (request,) = sender.requests
+    (resource,) = request.resource_logs
+    (sent_one,) = resource.scope_logs[0].log_records
+    assert resource.resource.attributes[0].value.string_value == "claude-code"
+    assert sent_one.attributes[0].value.string_value == "claude_code.api_request"
+    assert len(summary.unreadable_files) == 1
 
 
 def test_progress_is_kept_apart_from_transcripts_and_by_where_it_goes(tmp_path):

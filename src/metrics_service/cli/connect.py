@@ -13,10 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metrics_service.cli.signals import run_async
 from metrics_service.db.addresses import Addresses, database_addresses
 from metrics_service.db.engine import owner_connection
-from metrics_service.errors import MalformedRequestError
+from metrics_service.errors import ConflictError, MalformedRequestError
 from metrics_service.settings import Settings, load_settings
 from metrics_service.tenants.initialise import prepare_embedded
 from metrics_service.tenants.names import normalize_host, strip_base
+from metrics_service.tenants.registry import Tenant, get_tenant
 
 Result = TypeVar("Result")
 
@@ -37,6 +38,14 @@ class Opened(msgspec.Struct, frozen=True):
             return strip_base(normalize_host(given), self.base_domain)
         except MalformedRequestError:
             return given
+
+    def served_tenant(self, given: str) -> Tenant:
+        """The tenant by its slug, id or domain; raises `ConflictError` for one that is deleted."""
+        name = self.tenant_name(given)
+        tenant = self.in_transaction(lambda connection: get_tenant(connection, name))
+        if tenant.status in {"deleting", "deleted"}:
+            raise ConflictError(f"tenant {tenant.slug} is {tenant.status}")
+        return tenant
 
     def as_owner(self, work: Callable[[AsyncConnection], Awaitable[Result]]) -> Result:
         """Do the work on one connection of the owner, which is in no transaction yet."""

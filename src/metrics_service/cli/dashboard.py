@@ -11,7 +11,6 @@ from uuid import UUID
 import msgspec
 import rich_click as click
 from click.types import UUIDParameterType
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.cli.connect import Opened, opened_database
 from metrics_service.cli.output import json_option, print_many, print_one
@@ -30,14 +29,12 @@ from metrics_service.db.pages import Position
 from metrics_service.db.tenancy import TenantContext, tenant_session
 from metrics_service.errors import (
     BodyTooLargeError,
-    ConflictError,
     InvalidBodyError,
     InvalidNameError,
     MalformedRequestError,
 )
 from metrics_service.fields import Name
 from metrics_service.tenants.authenticate import Principal
-from metrics_service.tenants.registry import Tenant, get_tenant
 
 Result = TypeVar("Result")
 
@@ -197,17 +194,7 @@ def _valid_name(name: str) -> str:
 def _with_gallery(tenant: str, work: Callable[[Gallery], Awaitable[Result]]) -> Result:
     """Do the work in one transaction that sees the tenant, and all of its dashboards."""
     with opened_database() as opened:
-        return run_async(_in_tenant(opened, _served(opened, tenant).id, work))
-
-
-def _served(opened: Opened, name: str) -> Tenant:
-    async def find(connection: AsyncConnection) -> Tenant:
-        return await get_tenant(connection, opened.tenant_name(name))
-
-    tenant = opened.in_transaction(find)
-    if tenant.status in {"deleting", "deleted"}:
-        raise ConflictError(f"tenant {tenant.slug} is {tenant.status}")
-    return tenant
+        return run_async(_in_tenant(opened, opened.served_tenant(tenant).id, work))
 
 
 async def _in_tenant(

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import rich_click as click
 
 from metrics_service.cli.failures import FAILED, UNREACHABLE, without_passwords
+from metrics_service.cli.options import Moment
 from metrics_service.cli.output import json_option, print_json, progress, some
+from metrics_service.send_test.diagnosis import UnusableError
+from metrics_service.send_test.endpoint import Endpoint, Told, parse_endpoint, parse_told
+from metrics_service.settings import CLIENTS_KEY
+from metrics_service.transcripts.files import Search, find_transcripts
+from metrics_service.transcripts.importing import Task, look_through, send_all
+from metrics_service.transcripts.reading import Client
+from metrics_service.transcripts.sending import NotTakenError, Sender
+from metrics_service.transcripts.state import Progresses, folder_of
+from metrics_service.transcripts.summary import Summary
 
-if TYPE_CHECKING:
-    from metrics_service.send_test.endpoint import Endpoint, Told
-    from metrics_service.transcripts.importing import Task
-    from metrics_service.transcripts.reading import Client
-    from metrics_service.transcripts.state import Progresses
-    from metrics_service.transcripts.summary import Summary
-
-KEY_VARIABLE = "METRICS_INGEST_KEY"
 MAX_TIMEOUT_S = 600
 KIB = 1024
 
@@ -38,7 +40,7 @@ OPTIONS = (
     ),
     click.option(
         "--key",
-        envvar=KEY_VARIABLE,
+        envvar=CLIENTS_KEY,
         show_envvar=True,
         metavar="KEY",
         help="A key with the scope ingest; better in the variable, where no list of processes shows it.",
@@ -54,9 +56,8 @@ OPTIONS = (
     ),
     click.option(
         "--since",
-        type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-        metavar="DATE",
-        help="Leave out what happened before, in UTC: 2026-01-31.",
+        type=Moment(),
+        help="Leave out what happened before: 2026-01-31, or 2026-01-31T09:30:00Z.",
     ),
     click.option(
         "--dry-run", "is_dry_run", is_flag=True, help="Say what would be sent; send nothing."
@@ -142,13 +143,6 @@ def _import(
     timeout_s: float,
     as_json: bool,
 ) -> int:
-    # Not for every command: the libraries for sending take a while to load.
-    from metrics_service.send_test.diagnosis import UnusableError  # noqa: PLC0415  # see above
-    from metrics_service.send_test.endpoint import parse_endpoint, parse_told  # noqa: PLC0415  # see above
-    from metrics_service.transcripts.importing import Task  # noqa: PLC0415  # see above
-    from metrics_service.transcripts.sending import NotTakenError  # noqa: PLC0415  # see above
-    from metrics_service.transcripts.state import Progresses, folder_of  # noqa: PLC0415  # see above
-
     try:
         told, _ = parse_told(key, (), timeout_s)
         place = parse_endpoint(endpoint, host=host)
@@ -156,7 +150,7 @@ def _import(
         raise click.UsageError(str(error)) from None
     if user_email is not None and "@" not in user_email:
         raise click.UsageError(f"--user {user_email!r} is no email address")
-    since_ns = 0 if since is None else int(since.replace(tzinfo=UTC).timestamp()) * 10**9
+    since_ns = 0 if since is None else int(since.timestamp()) * 10**9
     task = Task(
         client=client,
         search=_search(path, since_ns),
@@ -180,9 +174,7 @@ def _import(
     return FAILED if summary.refused_records else 0
 
 
-def _search(path: Path, since_ns: int) -> Any:
-    from metrics_service.transcripts.files import find_transcripts  # noqa: PLC0415  # as above
-
+def _search(path: Path, since_ns: int) -> Search:
     search = find_transcripts(path, since_ns=since_ns)
     if not search.files:
         for line in search.unreadable:
@@ -195,9 +187,6 @@ def _search(path: Path, since_ns: int) -> Any:
 
 
 def _run(task: Task, kept: Progresses, place: Endpoint, told: Told, *, is_dry_run: bool) -> Summary:
-    from metrics_service.transcripts.importing import look_through, send_all  # noqa: PLC0415  # as above
-    from metrics_service.transcripts.sending import Sender  # noqa: PLC0415  # as above
-
     total = sum(found.size for found in task.search.files)
     with progress() as advance:
 

@@ -23,7 +23,7 @@ from metrics_service.cli.signals import run_async
 from metrics_service.db.engine import runtime_engine
 from metrics_service.db.roles import OWNER
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.errors import ConflictError, InvalidNameError
+from metrics_service.errors import InvalidNameError
 from metrics_service.fields import Email
 from metrics_service.ingest.people import users_by_email
 from metrics_service.tenants.keys import (
@@ -87,9 +87,7 @@ def issue(
     """Issue a key of a tenant that is served; raises what is wrong with any of its values."""
     name = validate_display_name(name)
     email = _email(email) if email is not None else None
-    wanted = opened.tenant_name(slug)
-    tenant = opened.in_transaction(lambda connection: get_tenant(connection, wanted))
-    _refuse_unserved(tenant)
+    tenant = opened.served_tenant(slug)
     user_id = _user_of(opened, tenant, email) if email is not None else None
 
     async def work(connection: AsyncConnection) -> IssuedKey:
@@ -111,11 +109,6 @@ def _email(text: str) -> str:
         return msgspec.convert(text.strip().lower(), Email)
     except msgspec.ValidationError:
         raise InvalidNameError(f"user: {text!r} is not an email address") from None
-
-
-def _refuse_unserved(tenant: Tenant) -> None:
-    if tenant.status in {"deleting", "deleted"}:
-        raise ConflictError(f"tenant {tenant.slug} is {tenant.status}")
 
 
 def _user_of(opened: Opened, tenant: Tenant, email: str) -> UUID:

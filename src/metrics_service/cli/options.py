@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import rich_click as click
@@ -35,3 +35,20 @@ class Duration(click.ParamType[timedelta]):
         if duration > LONGEST or (not duration and not self.may_be_zero):
             self.fail(f"{value} is out of range", param, ctx)
         return duration
+
+
+class Moment(click.ParamType[datetime]):
+    """A time as RFC 3339 has it; without an offset it is UTC."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a time such as 2026-11-20T09:30:00Z", param, ctx)

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from typing import Any
 
 import rich_click as click
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.cli.connect import Opened, opened_database
+from metrics_service.cli.options import Moment
 from metrics_service.cli.output import Advance, json_option, print_columns, print_json, progress
 from metrics_service.cli.signals import run_async
 from metrics_service.db.engine import runtime_engine
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.errors import ConflictError
 from metrics_service.ingest.prices import load_prices
 from metrics_service.otlp.replay import Changes, Replay, Replayed, alone
-from metrics_service.tenants.registry import Tenant, get_tenant
+from metrics_service.tenants.registry import Tenant
 
 # What was deleted is looked for among all rows of the tenant, once.
 STATEMENT_TIMEOUT_MS = 600_000
-
-
-class Moment(click.ParamType[datetime]):
-    """A time as RFC 3339 has it; without an offset it is UTC."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        if isinstance(value, datetime):
-            return value
-        try:
-            moment = datetime.fromisoformat(value)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a time such as 2026-11-20T09:30:00Z", param, ctx)
 
 
 @click.command()
@@ -69,7 +50,7 @@ def replay(
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until")
     with opened_database() as opened, progress() as advance:
-        found = _served(opened, tenant)
+        found = opened.served_tenant(tenant)
         done = run_async(
             _replay(opened, found, since=since, until=until, is_dry=is_dry, advance=advance)
         )
@@ -79,16 +60,6 @@ def replay(
             f"{done.failed_requests} of {done.requests} requests could not be mapped:"
             f" {'; '.join(done.failures)}"
         )
-
-
-def _served(opened: Opened, name: str) -> Tenant:
-    async def find(connection: AsyncConnection) -> Tenant:
-        return await get_tenant(connection, opened.tenant_name(name))
-
-    tenant = opened.in_transaction(find)
-    if tenant.status in {"deleting", "deleted"}:
-        raise ConflictError(f"tenant {tenant.slug} is {tenant.status}")
-    return tenant
 
 
 async def _replay(

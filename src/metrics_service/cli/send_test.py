@@ -9,16 +9,16 @@ import rich_click as click
 
 from metrics_service.cli.failures import FAILED, UNREACHABLE
 from metrics_service.cli.output import json_option, print_columns, print_json, progress
+from metrics_service.fields import Protocol
+from metrics_service.send_test.diagnosis import UNREACHED, UnusableError
+from metrics_service.send_test.endpoint import Target, Told, parse_endpoint, parse_told
+from metrics_service.settings import CLIENTS_KEY
 
 if TYPE_CHECKING:
-    from metrics_service.send_test.endpoint import Told
-    from metrics_service.send_test.outcome import Outcome
-    from metrics_service.send_test.send import Target, Tested
-    from metrics_service.send_test.session import Protocol
+    from metrics_service.send_test.send import Outcome, Tested
 
 PROTOCOLS: tuple[Protocol, ...] = ("http/protobuf", "http/json", "grpc")
 ALL = "all"
-KEY_VARIABLE = "METRICS_INGEST_KEY"
 MAX_TIMEOUT_S = 600
 
 
@@ -31,7 +31,7 @@ MAX_TIMEOUT_S = 600
 )
 @click.option(
     "--key",
-    envvar=KEY_VARIABLE,
+    envvar=CLIENTS_KEY,
     show_envvar=True,
     metavar="KEY",
     help="A key with the scope ingest; better in the variable, where no list of processes shows it.",
@@ -90,11 +90,8 @@ def send_test(
     Example: METRICS_INGEST_KEY=msk_... metrics-service otlp send-test --endpoint http://127.0.0.1:8000
     --host acme.localhost
     """
-    # Its library writes lines of its own about every connection that fails.
+    # gRPC reads it when it is imported, and else writes about every connection that fails.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Not for every command: gRPC takes a while to load.
-    from metrics_service.send_test.diagnosis import UnusableError  # noqa: PLC0415  # see above
-    from metrics_service.send_test.endpoint import parse_told  # noqa: PLC0415  # see above
     from metrics_service.send_test.send import send_all  # noqa: PLC0415  # see above
 
     try:
@@ -115,9 +112,6 @@ def send_test(
 def _targets(
     endpoint: str, grpc_endpoint: str | None, protocol: str, host: str | None
 ) -> list[Target]:
-    from metrics_service.send_test.endpoint import parse_endpoint  # noqa: PLC0415  # as above
-    from metrics_service.send_test.send import Target  # noqa: PLC0415  # as above
-
     targets = []
     for one in PROTOCOLS:
         if protocol not in {one, ALL}:
@@ -176,8 +170,6 @@ def _lines(tested: Tested, told: Told, page: str | None) -> list[str]:
 
 
 def _code(outcomes: list[Outcome]) -> int:
-    from metrics_service.send_test.diagnosis import UNREACHED  # noqa: PLC0415  # as above
-
     if all(one.is_accepted for one in outcomes):
         return 0
     return UNREACHABLE if all(one.symptom in UNREACHED for one in outcomes) else FAILED

@@ -16,7 +16,7 @@ from metrics_service.cli.key import issue
 from metrics_service.cli.options import Duration
 from metrics_service.cli.output import json_option, print_json, print_many
 from metrics_service.errors import InvalidNameError, MalformedRequestError
-from metrics_service.fields import ShortText
+from metrics_service.fields import Protocol, ShortText
 from metrics_service.setup.compose import (
     WrongProtocolError,
     choose_protocol,
@@ -25,7 +25,7 @@ from metrics_service.setup.compose import (
     list_agents,
 )
 from metrics_service.setup.connection import PLACEHOLDER, Connection, Endpoint, Scheme
-from metrics_service.setup.schemas import IssuedSetup, Part, Protocol, Setup
+from metrics_service.setup.schemas import IssuedSetup, Part, Setup
 from metrics_service.tenants.keys import IssuedKey
 from metrics_service.tenants.names import normalize_host, strip_base
 from metrics_service.tenants.registry import Tenant, get_tenant

@@ -11,11 +11,11 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from metrics_service.errors import ForbiddenError, MetricsServiceError, UnauthenticatedError
+from metrics_service.http.diary_notes import signal_of
 from metrics_service.http.headers import Header
 from metrics_service.http.links import LinkSigner, is_link, no_link, token_of
 from metrics_service.http.problems import send_problem
 from metrics_service.http.throttle import FailureThrottle, InFlight, client_address
-from metrics_service.http.told import signal_of
 from metrics_service.tenants.authenticate import KeyRing, Principal
 
 # Before the body is read: strangers cannot make a process hold what they send.

@@ -21,10 +21,10 @@ from msgspec import Meta
 from metrics_service.errors import BodyTooLargeError, FieldError, InvalidBodyError
 from metrics_service.fields import now
 from metrics_service.http.bodies import field_error, nul_field, parse_json
+from metrics_service.http.diary_notes import reasons_of
 from metrics_service.http.headers import content_type_of, values_of
 from metrics_service.http.limits import LINE_TYPES
 from metrics_service.http.query import query_operation
-from metrics_service.http.told import reasons_of
 from metrics_service.ingest.diary_page import Taken
 
 ItemT = TypeVar("ItemT", bound=msgspec.Struct)

@@ -29,8 +29,8 @@ from metrics_service.ingest.diary import Diary
 from metrics_service.ingest.raw_requests import RawSweeper
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
+from metrics_service.tenants.allowed import SettingsDirectory
 from metrics_service.tenants.authenticate import Principal
-from metrics_service.tenants.content import SettingsDirectory
 from metrics_service.tenants.resolve import ServedTenant
 
 AnyRequest: TypeAlias = Request[Principal, Any, Any]

@@ -22,8 +22,8 @@ from metrics_service.ingest.raw_requests import RawSweeper
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.settings import Settings
+from metrics_service.tenants.allowed import SettingsDirectory
 from metrics_service.tenants.authenticate import KeyRing
-from metrics_service.tenants.content import SettingsDirectory
 from metrics_service.tenants.listener import RegistryListener
 from metrics_service.tenants.resolve import TenantDirectory
 

@@ -10,7 +10,7 @@ from litestar.types import Scope, Send
 from metrics_service import errors
 from metrics_service.errors import FieldError, MetricsServiceError
 from metrics_service.http import otlp_errors
-from metrics_service.http.told import leave_refusal
+from metrics_service.http.diary_notes import leave_refusal
 
 STATUS_OF: dict[type[MetricsServiceError], int] = {
     errors.MalformedRequestError: 400,

@@ -13,14 +13,8 @@ from metrics_service.db.listing import ListQuery
 from metrics_service.fields import Email, ShortText
 from metrics_service.ingest.known_people import RuleKind
 
-Domain = Annotated[
-    str,
-    Meta(
-        max_length=253,
-        pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$(?!\n)",
-        examples=["example.com"],
-    ),
-]
+DOMAIN = r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}$(?!\n)"
+Domain = Annotated[str, Meta(max_length=253, pattern=DOMAIN, examples=["example.com"])]
 
 
 class Person(msgspec.Struct, frozen=True):

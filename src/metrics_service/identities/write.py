@@ -26,6 +26,7 @@ from metrics_service.identities.repository import (
     rule_views,
 )
 from metrics_service.identities.schemas import (
+    DOMAIN,
     AssignedIdentity,
     Assignment,
     Chosen,
@@ -36,7 +37,7 @@ from metrics_service.identities.schemas import (
 from metrics_service.ingest.past_sessions import Concerned
 from metrics_service.ingest.people import unknown_users, users_by_email
 
-_is_domain = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}").fullmatch
+_is_domain = re.compile(DOMAIN).match
 
 
 async def get_identity(connection: ContextConnection, identity_id: UUID) -> IdentityView:
@@ -68,14 +69,8 @@ async def make_rule(caller: Caller, followers: Followers, data: RuleIn) -> tuple
     """
     async with caller.writing() as connection:
         value = await _value(connection, data)
-        to_domain = data.to_domain.lower() if data.to_domain is not None else None
-        if to_domain is not None and data.kind != "email_domain":
-            raise _invalid("is for email_domain alone", "to_domain")
-        if to_domain == value:
-            raise _invalid("is the domain itself", "to_domain")
-        if to_domain is not None and (data.user_id is not UNSET or data.user_email is not UNSET):
-            raise _invalid("give a user or to_domain, not both", "to_domain")
-        user_id = None if to_domain is not None else await _chosen(connection, data)
+        to_domain = _to_domain(data, value)
+        user_id = await _chosen(connection, data) if to_domain is None else None
         if user_id is None and to_domain is None:
             raise _invalid("give a user: user_id or user_email", "user_id")
         is_new = await add_rule(
@@ -117,6 +112,20 @@ async def _chosen(connection: ContextConnection, data: Chosen) -> UUID | None:
     return data.user_id
 
 
+def _to_domain(data: RuleIn, value: str) -> str | None:
+    """The domain that the rule's own stands for; None where it names a user."""
+    if data.to_domain is None:
+        return None
+    to_domain = data.to_domain.lower()
+    if data.kind != "email_domain":
+        raise _invalid("is for email_domain alone", "to_domain")
+    if to_domain == value:
+        raise _invalid("is the domain itself", "to_domain")
+    if data.user_id is not UNSET or data.user_email is not UNSET:
+        raise _invalid("give a user or to_domain, not both", "to_domain")
+    return to_domain
+
+
 async def _value(connection: ContextConnection, data: RuleIn) -> str:
     """The rule's value as claims have it."""
     if data.kind == "email_domain":
@@ -129,8 +138,6 @@ async def _value(connection: ContextConnection, data: RuleIn) -> str:
         if key_id is None or not await has_key(connection, key_id):
             raise _invalid("must be the id of a key of this tenant", "value")
         return str(key_id)
-    if "\0" in data.value:
-        raise _invalid("must not contain U+0000", "value")
     return data.value
 
 

@@ -49,13 +49,9 @@ class Sender(msgspec.Struct, frozen=True):
     @property
     def id(self) -> UUID:
         """The id of the line."""
-        key = str(self.key_id) if self.key_id is not None else ""
-        scope = self.key_id.bytes if self.key_id is not None else bytes(16)
-        return UUID(
-            int=row_id_of(
-                scope, "ingest_log", f"{key}\0{self.signal}\0{self.encoding}\0{self.client}"
-            )
-        )
+        key = self.key_id.bytes if self.key_id is not None else bytes(16)
+        name = f"{self.signal}\0{self.encoding}\0{self.client}"
+        return UUID(int=row_id_of(key, "ingest_log", name))
 
     def without_name(self) -> Sender:
         return msgspec.structs.replace(self, client=OTHER, client_version=None)

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
+from metrics_service.ingest.held_sessions import Held
 from metrics_service.ingest.rows import as_json
-from metrics_service.ingest.telemetry_sessions import Held
 from metrics_service.ingest.traces import Adoption
 from metrics_service.rollups.ledger import Ledger
 
@@ -41,16 +41,6 @@ UPDATE counter_deltas t SET user_id = r.user_id
 FROM json_to_recordset($1::json) AS r(session_id uuid, user_id uuid)
 WHERE t.session_id = r.session_id AND t.user_id IS DISTINCT FROM r.user_id
 """
-
-
-def open_ledger(held: dict[UUID, Held]) -> Ledger:
-    ledger = Ledger()
-    for session_id, one in held.items():
-        if one.is_new:
-            ledger.make_session(session_id, one.place)
-        else:
-            ledger.take_session(one.row)
-    return ledger
 
 
 async def hand_over(

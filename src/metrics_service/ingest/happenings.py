@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from uuid import UUID
 
-import msgspec
-
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.calls import Place
 from metrics_service.ingest.parts import IMPORT
 from metrics_service.ingest.rows import array, batched_ids, encode
-from metrics_service.ingest.session_state import Figures, add, figures_of_point
+from metrics_service.ingest.session_state import Figures, Tally, add, figures_of_point
 from metrics_service.ingest.telemetry import Event, Point, SessionPart, instant
 from metrics_service.ingest.temporality import Delta
 
@@ -57,20 +55,12 @@ ON CONFLICT (tenant_id, id) DO NOTHING RETURNING id
 """
 
 
-class Tally(msgspec.Struct):
-    """What new events add to the counts of one session."""
-
-    all: Figures = {}
-    named: Figures = {}
-    recorded: Figures = {}
-
-
 async def store_events(
     connection: ContextConnection,
     events: Mapping[int, Event],
     places: Mapping[UUID, Place],
 ) -> dict[UUID, Tally]:
-    """Store the events; return what new ones add to the tallies of their sessions."""
+    """Store the events; return what new ones add to the counts of their sessions."""
     tallies: dict[UUID, Tally] = {}
     for row_ids in batched_ids(events):
         rows = []
@@ -82,19 +72,12 @@ async def store_events(
             event = events[found["id"].int]
             if event.counts is not None and event.session is not None:
                 tally = tallies.setdefault(event.session.id, Tally())
-                _count(tally, event, {event.counts: 1}, is_replaced=found["is_replaced"])
+                if found["is_replaced"]:
+                    tally.count(event.counts, IMPORT, sign=-1)
+                tally.count(
+                    event.counts, event.record.signal, has_common_name=event.has_common_name
+                )
     return tallies
-
-
-def _count(tally: Tally, event: Event, one: Figures, *, is_replaced: bool) -> None:
-    if is_replaced:
-        add(tally.recorded, one, -1)
-    else:
-        add(tally.all, one)
-    if event.record.signal == IMPORT:
-        add(tally.recorded, one)
-    elif event.has_common_name:
-        add(tally.named, one)
 
 
 async def store_deltas(

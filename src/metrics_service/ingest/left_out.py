@@ -15,7 +15,7 @@ import msgspec
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.parts import ModelPart, ToolPart
-from metrics_service.ingest.raw_requests import as_array
+from metrics_service.ingest.rows import as_uuids
 from metrics_service.ingest.telemetry import Call, Event, SessionPart, Telemetry
 
 GONE = """
@@ -37,11 +37,10 @@ SPANS = """
 SELECT id FROM tool_spans WHERE id = ANY ($1::text::uuid[]) AND tool_metric_id IS NOT NULL
 """
 
-Row = TypeVar("Row", Call[ToolPart], Call[ModelPart], Event)
-
-
 # From a request's arrival to its commit, with patience.
 LATE = timedelta(minutes=1)
+
+Row = TypeVar("Row", Call[ToolPart], Call[ModelPart], Event)
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -88,7 +87,7 @@ async def leave_out(
     out.spans = {span: row_id for span, row_id in out.spans.items() if row_id in out.tools}
     if out.inside:
         # What is inside a call that was deleted would wait for it, with what it says.
-        found = await connection.fetch(SPANS, as_array(out.inside))
+        found = await connection.fetch(SPANS, as_uuids(out.inside))
         known = out.spans.keys() | {row["id"].int for row in found}
         out.inside = {span: parts for span, parts in out.inside.items() if span in known}
     return before - _items(out)
@@ -109,7 +108,7 @@ async def _homes(connection: ContextConnection, out: Telemetry) -> dict[UUID, UU
 
 async def _made_at(connection: ContextConnection, ids: Iterable[UUID]) -> dict[UUID, datetime]:
     """When those of the sessions were made that are there."""
-    rows = await connection.fetch(SESSIONS, as_array({one.int for one in ids}))
+    rows = await connection.fetch(SESSIONS, as_uuids({one.int for one in ids}))
     return {row["id"]: row["created_at"] for row in rows}
 
 

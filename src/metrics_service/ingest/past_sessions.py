@@ -11,17 +11,12 @@ from uuid import UUID
 import msgspec
 
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.ingest.handing_over import hand_over, open_ledger
+from metrics_service.ingest.handing_over import hand_over
+from metrics_service.ingest.held_sessions import Held, hold_sessions, identify, open_ledger, part_of
 from metrics_service.ingest.known_people import look_up_people
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import State
-from metrics_service.ingest.telemetry_sessions import (
-    Held,
-    change_sessions,
-    hold_sessions,
-    identify,
-)
-from metrics_service.ingest.write_telemetry import part_of
+from metrics_service.ingest.telemetry_sessions import change_sessions
 
 SESSIONS_A_STEP = 100
 CALLS_A_STEP = 20_000

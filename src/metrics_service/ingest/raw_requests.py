@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 import structlog
 import zstandard
-from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.ingest.rows import as_uuids
 from metrics_service.ingest.telemetry import Telemetry, instant
 
-Opened: TypeAlias = ContextConnection
-Door: TypeAlias = Callable[[], AbstractAsyncContextManager[Opened]]
+Connection: TypeAlias = ContextConnection
+Door: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
 """Opens a transaction that sees one tenant."""
 
 LEVEL = 3
@@ -102,7 +101,7 @@ class RawRequest(msgspec.Struct, frozen=True):
             self.key_id,
             self.body,
             self.body_bytes,
-            as_array(told),
+            as_uuids(told),
         )
 
 
@@ -126,11 +125,6 @@ def told_by(out: Telemetry) -> set[int]:
     """The ids of the calls, events and sessions that a request tells of, as its mapper names them."""
     sessions = (session.id.int for session in out.sessions.values())
     return {*out.tools, *out.models, *out.events, *sessions}
-
-
-def as_array(ids: Iterable[int]) -> str:
-    """Ids as PostgreSQL writes an array of uuids: far cheaper than as many objects."""
-    return f"{{{','.join([f'{one:032x}' for one in sorted(ids)])}}}"
 
 
 class RawSweeper:
@@ -162,16 +156,3 @@ async def forget_raw_requests(connection: ContextConnection, *, hours: int) -> N
         await connection.execute(FORGET, hours)
     else:
         await connection.execute(FORGET_ALL)
-
-
-async def next_raw_requests(
-    connection: ContextConnection,
-    *,
-    since: datetime,
-    until: datetime,
-    after: tuple[datetime, UUID],
-    limit: int,
-) -> Sequence[Record]:
-    """The ids, and when they arrived, of those that come next, the oldest first."""
-    rows: Sequence[Record] = await connection.fetch(NEXT, since, until, *after, limit)
-    return rows

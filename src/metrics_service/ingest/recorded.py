@@ -14,7 +14,7 @@ from metrics_service.ingest.parts import (
     ModelPart,
     ToolPart,
 )
-from metrics_service.ingest.telemetry import Counted, EventRecord, Key, SessionPart, Telemetry
+from metrics_service.ingest.telemetry import EventRecord, Key, SessionPart, Telemetry
 
 IMPORT_SCOPE = "metrics-service.import"
 """The instrumentation scope of records that are made of transcripts."""
@@ -61,8 +61,7 @@ class Recorded(Telemetry):
         key: Key,
         record: EventRecord,
         *,
-        counts: Counted | None = None,
         has_common_name: bool = False,
     ) -> None:
         record.signal = IMPORT
-        super().event(session, agent, key, record, counts=counts, has_common_name=has_common_name)
+        super().event(session, agent, key, record, has_common_name=has_common_name)

@@ -7,19 +7,14 @@ like: so any order of arrival leaves the same rows, and those counted are those 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.ingest.held_sessions import Held
+from metrics_service.ingest.parts import IMPORT
 from metrics_service.ingest.rows import as_json
-from metrics_service.ingest.session_state import Figures, add
-from metrics_service.ingest.telemetry_sessions import Held
-
-KIND_OF: Mapping[str, str] = {
-    "prompt_count": "prompt",
-    "turn_count": "turn",
-    "compactions": "compaction",
-}
-"""What is counted, and the kind of the events that it is counted from."""
+from metrics_service.ingest.session_state import Tally
+from metrics_service.ingest.telemetry import COUNT_OF
 
 # A line of a transcript that live telemetry names too says so by its own name.
 GIVE_WAY = """
@@ -35,25 +30,23 @@ async def give_way(connection: ContextConnection, sessions: Iterable[Held]) -> N
     """Remove what transcripts told of sessions of which something live tells the same."""
     by_id = {held.id: held for held in sessions}
     outdone = [
-        {"session_id": held.id, "kind": KIND_OF[name], "keeps_named": keeps_named}
+        {"session_id": held.id, "kind": kind, "keeps_named": keeps_named}
         for held in by_id.values()
-        for name, keeps_named in _outdone(held)
+        for kind, keeps_named in _outdone(held)
     ]
     if not outdone:
         return
-    name_of = {kind: name for name, kind in KIND_OF.items()}
     for gone in await connection.fetch(GIVE_WAY, as_json(outdone)):
-        held = by_id[gone["session_id"]]
-        one: Figures = {name_of[gone["kind"]]: 1}
-        add(held.tallies, one, -1)
-        add(held.state.recorded, one, -1)
+        tally = Tally()
+        tally.count(COUNT_OF[gone["kind"]], IMPORT, sign=-1)
+        by_id[gone["session_id"]].count(tally)
 
 
 def _outdone(held: Held) -> Iterable[tuple[str, bool]]:
-    """Which counts live telemetry tells of too, and whether by names that the transcript has."""
-    for name in KIND_OF:
+    """Which kinds live telemetry tells of too, and whether by names that the transcript has."""
+    for kind, name in COUNT_OF.items():
         recorded = held.state.recorded.get(name, 0)
         live = held.row[name] + held.tallies.get(name, 0) - recorded
         if recorded > 0 and live > 0:
             # One that has another name may be any of those in the transcript.
-            yield name, live == held.state.named.get(name, 0)
+            yield kind, live == held.state.named.get(name, 0)

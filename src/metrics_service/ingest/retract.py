@@ -16,13 +16,19 @@ from asyncpg import Record
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import UnavailableError
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS, CallTable
-from metrics_service.ingest.handing_over import open_ledger
-from metrics_service.ingest.parts import IMPORT, PartT
-from metrics_service.ingest.raw_requests import as_array
-from metrics_service.ingest.session_state import Figures, add, figures_of_model, figures_of_tool
-from metrics_service.ingest.telemetry_sessions import Held, change_sessions, hold_sessions
-from metrics_service.ingest.write_again import COUNTED_KINDS, EVENTS
-from metrics_service.ingest.write_telemetry import part_of
+from metrics_service.ingest.held_sessions import Held, hold_sessions, open_ledger, part_of
+from metrics_service.ingest.parts import PartT
+from metrics_service.ingest.rows import as_uuids
+from metrics_service.ingest.session_state import (
+    Figures,
+    Tally,
+    add,
+    figures_of_model,
+    figures_of_tool,
+)
+from metrics_service.ingest.telemetry import COUNT_OF
+from metrics_service.ingest.telemetry_sessions import change_sessions
+from metrics_service.ingest.write_again import EVENTS
 from metrics_service.rollups.ledger import Ledger
 
 # Of $1, ids: the sessions of rows that came at $2 or later.
@@ -104,22 +110,22 @@ class Stale(msgspec.Struct, frozen=True):
 
 async def retract(connection: ContextConnection, tenant_id: UUID, stale: Stale) -> Counter[str]:
     """Remove what of these is stored; return how many rows of which table that were."""
-    ids = as_array(stale.ids)
+    ids = as_uuids(stale.ids)
     found = await connection.fetch(SESSIONS_OF_ROWS, ids, stale.kept_since)
     held = await hold_sessions(connection, [part_of(row) for row in found])
     if any(one.is_new for one in held.values()):
         # Deleted in this moment, and holding it has made it anew.
         raise UnavailableError
     told = await connection.fetch(STILL_TOLD, ids, stale.asked_at)
-    ids = as_array(set(stale.ids) - {row["id"].int for row in told})
+    ids = as_uuids(set(stale.ids) - {row["id"].int for row in told})
     ledger = open_ledger(held)
     rows = await connection.fetch(TOOLS, ids, stale.kept_since)
     tools = await _take_calls(connection, TOOL_METRICS, figures_of_tool, rows, held, ledger)
-    await connection.execute(DROP_SPANS, as_array(tools))
-    await connection.execute(DROP_TOOLS, as_array(tools))
+    await connection.execute(DROP_SPANS, as_uuids(tools))
+    await connection.execute(DROP_TOOLS, as_uuids(tools))
     rows = await connection.fetch(MODELS, ids, stale.kept_since)
     models = await _take_calls(connection, MODEL_CALLS, figures_of_model, rows, held, ledger)
-    await connection.execute(DROP_MODELS, as_array(models))
+    await connection.execute(DROP_MODELS, as_uuids(models))
     events = await connection.fetch(DROP_EVENTS, ids, stale.kept_since, list(held))
     for event in events:
         _take_event(event, held)
@@ -155,15 +161,12 @@ async def _take_calls(
 
 
 def _take_event(event: Record, held: dict[UUID, Held]) -> None:
-    name = COUNTED_KINDS.get(event["kind"])
+    name = COUNT_OF.get(event["kind"])
     if name is None or event["session_id"] is None:
         return
-    one = held[event["session_id"]]
-    add(one.tallies, {name: 1}, -1)
-    if event["signal"] == IMPORT:
-        add(one.state.recorded, {name: 1}, -1)
-    elif event["has_common_name"]:
-        add(one.state.named, {name: 1}, -1)
+    tally = Tally()
+    tally.count(name, event["signal"], has_common_name=event["has_common_name"], sign=-1)
+    held[event["session_id"]].count(tally)
 
 
 async def drop_empty_sessions(connection: ContextConnection, stale: Stale) -> int:
@@ -171,15 +174,15 @@ async def drop_empty_sessions(connection: ContextConnection, stale: Stale) -> in
 
     In a transaction of its own: sessions are locked in one order.
     """
-    ids = as_array(stale.ids)
+    ids = as_uuids(stale.ids)
     found = await connection.fetch(EMPTY_SESSIONS, ids, stale.kept_since)
     if not found:
         return 0
-    locked = await connection.fetch(LOCK_SESSIONS, as_array(row["id"].int for row in found))
+    locked = await connection.fetch(LOCK_SESSIONS, as_uuids(row["id"].int for row in found))
     told = await connection.fetch(STILL_TOLD, ids, stale.asked_at)
     asked = {row["id"].int for row in locked} - {row["id"].int for row in told}
     # Asked again: somebody may have filled one while it was not locked.
-    empty = await connection.fetch(EMPTY_SESSIONS, as_array(asked), stale.kept_since)
+    empty = await connection.fetch(EMPTY_SESSIONS, as_uuids(asked), stale.kept_since)
     gone = [row["id"] for row in empty]
     ledger = Ledger()
     await ledger.take_sessions(connection, gone)

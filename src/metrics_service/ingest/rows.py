@@ -1,4 +1,4 @@
-"""Rows as JSON for one parameter: what PostgreSQL's `json_to_recordset` turns into a table."""
+"""Rows and ids as one parameter: JSON that `json_to_recordset` turns into a table, or an array."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def batched_ids(row_ids: Iterable[int]) -> Iterator[list[int]]:
 
 def array(rows: Iterable[bytes]) -> str:
     return _clean(b"[%b]" % b",".join(rows)).decode()
+
+
+def as_uuids(ids: Iterable[int]) -> str:
+    """Ids as PostgreSQL writes an array of uuids: far cheaper than as many objects."""
+    return f"{{{','.join([f'{one:032x}' for one in sorted(ids)])}}}"
 
 
 def _clean(encoded: bytes) -> bytes:

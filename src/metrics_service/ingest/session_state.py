@@ -13,8 +13,8 @@ import msgspec
 
 from metrics_service.ingest.claims import OWNER
 from metrics_service.ingest.known_people import Known
-from metrics_service.ingest.parts import ModelPart, ToolPart
-from metrics_service.ingest.telemetry import Point
+from metrics_service.ingest.parts import IMPORT, ModelPart, ToolPart
+from metrics_service.ingest.telemetry import COUNT_OF, Point
 
 FAILED = frozenset({"error", "timeout"})
 TOOLS = ("tool_call_count", "tool_error_count", "tool_reject_count")
@@ -29,7 +29,7 @@ SUMS = (
 MODELS = ("model_call_count", "model_error_count", *SUMS)
 LINES = ("lines_added", "lines_removed")
 METERED = ("commits", "pull_requests", "active_seconds_user", "active_seconds_agent")
-COUNTED = ("prompt_count", "turn_count", "compactions")
+COUNTED = tuple(COUNT_OF.values())
 FIGURES = TOOLS + MODELS + LINES + METERED
 
 PROVEN = f"@{OWNER}"
@@ -75,6 +75,24 @@ class State(msgspec.Struct, omit_defaults=True):
         for name in resource[MAX_RESOURCE:]:
             # The same ones whatever came first.
             del self.said[name]
+
+
+class Tally(msgspec.Struct):
+    """What events add to the counts of one session."""
+
+    all: Figures = {}
+    named: Figures = {}
+    recorded: Figures = {}
+
+    def count(
+        self, name: str, signal: str, *, has_common_name: bool = False, sign: int = 1
+    ) -> None:
+        """Count one event, in `named` or `recorded` too if it belongs there."""
+        add(self.all, {name: 1}, sign)
+        if signal == IMPORT:
+            add(self.recorded, {name: 1}, sign)
+        elif has_common_name:
+            add(self.named, {name: 1}, sign)
 
 
 def add(figures: Figures, others: Mapping[str, float], sign: int = 1) -> None:

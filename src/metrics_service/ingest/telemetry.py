@@ -6,6 +6,7 @@ it was encoded, split or ordered, so that it can meet itself in the database.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Generic, Literal
@@ -37,8 +38,14 @@ MAX_NS = MAX_BIGINT
 MAX_SESSIONS = 5000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+COUNT_OF: Mapping[str, str] = {
+    "prompt": "prompt_count",
+    "turn": "turn_count",
+    "compaction": "compactions",
+}
+"""By the kind of an event: the count of its session that it adds to."""
+
 Instrument = Literal["sum", "gauge", "histogram", "exponential_histogram", "summary"]
-Counted = Literal["prompt_count", "turn_count", "compactions"]
 Key = str | tuple[str, str]
 """A name within the session, or the trace and span ids of what has no other name."""
 
@@ -46,6 +53,11 @@ Key = str | tuple[str, str]
 def instant(time_ns: int) -> datetime:
     """The moment that nanoseconds since 1970 name, to the microsecond."""
     return EPOCH + timedelta(0, 0, time_ns // 1000)
+
+
+def ns_of(moment: datetime) -> int:
+    """Nanoseconds since 1970; `instant` takes them back."""
+    return (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 class SessionPart(msgspec.Struct, kw_only=True):
@@ -118,10 +130,13 @@ class Event(msgspec.Struct, gc=False):
     session: SessionPart | None
     agent: str
     record: EventRecord
-    counts: Counted | None
-    """The session's count that the event adds to when it is new."""
     has_common_name: bool
     """Whether live telemetry and a transcript call it the same."""
+
+    @property
+    def counts(self) -> str | None:
+        """The session's count that the event adds to when it is new."""
+        return COUNT_OF.get(self.record.kind)
 
 
 class Point(msgspec.Struct, kw_only=True, gc=False):
@@ -255,7 +270,6 @@ class Telemetry:
         key: Key,
         record: EventRecord,
         *,
-        counts: Counted | None = None,
         has_common_name: bool = False,
     ) -> None:
         """Add an event; `key` names it within its session.
@@ -265,7 +279,7 @@ class Telemetry:
         row_id = self._id("event", session, agent, key)
         known = self.events.get(row_id)
         if known is None or (known.record.signal == IMPORT and record.signal != IMPORT):
-            self.events[row_id] = Event(session, agent, record, counts, has_common_name)
+            self.events[row_id] = Event(session, agent, record, has_common_name)
 
     def _id(self, table: str, session: SessionPart | None, agent: str, key: Key) -> int:
         if isinstance(key, tuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic
+from typing import Generic
 from uuid import UUID
 
 import msgspec
@@ -17,22 +17,17 @@ from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.calls import Calls, Place
-from metrics_service.ingest.happenings import Tally, store_events
+from metrics_service.ingest.happenings import store_events
+from metrics_service.ingest.held_sessions import Held
 from metrics_service.ingest.parts import IMPORT, ModelPart, Part, PartT, join_parts
 from metrics_service.ingest.prices import Prices
-from metrics_service.ingest.raw_requests import as_array
-from metrics_service.ingest.recorded_events import KIND_OF
-from metrics_service.ingest.rows import array, as_json, encode
-from metrics_service.ingest.session_state import PROVEN, add
-from metrics_service.ingest.telemetry import Call, Event, SessionPart, Telemetry
-from metrics_service.ingest.telemetry_sessions import Held
+from metrics_service.ingest.rows import array, as_json, as_uuids, encode
+from metrics_service.ingest.session_state import PROVEN, Tally
+from metrics_service.ingest.telemetry import COUNT_OF, Call, Event, SessionPart, Telemetry
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.tool_spans import find_calls
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.rollups.ledger import Ledger
-
-COUNTED_KINDS = {kind: name for name, kind in KIND_OF.items()}
-"""What events of a kind add to their session; every mapper has the same kinds for them."""
 
 EVENT, SPAN, ROW, ADDED, CHANGED = "\0event", "\0span", "\0row", "added", "changed"
 SESSIONS, EVENTS = "metrics_sessions", "session_events"
@@ -154,8 +149,8 @@ class TelemetryRewriter(TelemetryWriter):
     def __init__(self, tool_names: ToolNames, prices: Prices, retelling: Retelling) -> None:
         super().__init__(tool_names, prices)
         self._retelling = retelling
-        self._tools = CallsAgain(**_fields(self._tools), retelling=retelling)
-        self._models = CallsAgain(**_fields(self._models), retelling=retelling)
+        self._tools = CallsAgain(**msgspec.structs.asdict(self._tools), retelling=retelling)
+        self._models = CallsAgain(**msgspec.structs.asdict(self._models), retelling=retelling)
 
     async def _find_calls(self, connection: ContextConnection, out: Telemetry) -> list[UUID]:
         spans = {
@@ -165,7 +160,7 @@ class TelemetryRewriter(TelemetryWriter):
         }
         if spans:
             # The call of a span may have another id by now.
-            await connection.execute(LOCK_SPANS, as_array(spans))
+            await connection.execute(LOCK_SPANS, as_uuids(spans))
             await connection.execute(
                 LINK_SPANS,
                 as_json(
@@ -198,7 +193,7 @@ class TelemetryRewriter(TelemetryWriter):
     ) -> dict[UUID, Tally]:
         stored: list[Record] = []
         if events:
-            stored = await connection.fetch(FIND_EVENTS, as_array(events))
+            stored = await connection.fetch(FIND_EVENTS, as_uuids(events))
         tallies = await store_events(connection, events, places)
         for row_id in events.keys() - {row["id"].int for row in stored}:
             self._retelling.tells_first(row_id, EVENT)
@@ -229,21 +224,10 @@ def _may_replace(row: Record, event: Event, places: Mapping[UUID, Place]) -> boo
 
 
 def _recount(tallies: dict[UUID, Tally], row: Record, event: Event) -> None:
-    before, after = COUNTED_KINDS.get(row["kind"]), event.counts
+    before, after = COUNT_OF.get(row["kind"]), event.counts
     if before == after or row["session_id"] is None:
         return
     tally = tallies.setdefault(row["session_id"], Tally())
-    kept = [tally.all]
-    if row["signal"] == IMPORT:
-        kept.append(tally.recorded)
-    elif event.has_common_name:
-        kept.append(tally.named)
-    for figures in kept:
-        if before is not None:
-            add(figures, {before: 1}, -1)
-        if after is not None:
-            add(figures, {after: 1})
-
-
-def _fields(calls: Calls[Any]) -> dict[str, Any]:
-    return {name: getattr(calls, name) for name in Calls.__struct_fields__}
+    for name, sign in ((before, -1), (after, 1)):
+        if name is not None:
+            tally.count(name, row["signal"], has_common_name=event.has_common_name, sign=sign)

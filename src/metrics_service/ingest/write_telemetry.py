@@ -8,34 +8,33 @@ in a circle.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
-from asyncpg import Record
 
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.call_tables import MODEL_CALLS, TOOL_METRICS
 from metrics_service.ingest.calls import Calls, Place, head_of
 from metrics_service.ingest.claims import IMPORTER, OWNER, SENT_BY
-from metrics_service.ingest.handing_over import hand_over, open_ledger
-from metrics_service.ingest.happenings import Tally, store_deltas, store_events
+from metrics_service.ingest.handing_over import hand_over
+from metrics_service.ingest.happenings import store_deltas, store_events
+from metrics_service.ingest.held_sessions import (
+    Held,
+    absorb,
+    hold_sessions,
+    identify,
+    open_ledger,
+    part_of,
+)
 from metrics_service.ingest.known_people import KnownPeople, look_up_people
 from metrics_service.ingest.parts import IMPORT, ModelPart, ToolPart
 from metrics_service.ingest.prices import Prices, estimate_micros
 from metrics_service.ingest.recorded_events import give_way
 from metrics_service.ingest.rows import as_json
-from metrics_service.ingest.session_state import add, figures_of_model, figures_of_tool
-from metrics_service.ingest.telemetry import EPOCH, Call, Event, SessionPart, Telemetry
-from metrics_service.ingest.telemetry_sessions import (
-    Held,
-    absorb,
-    change_sessions,
-    drop_sessions,
-    hold_sessions,
-    identify,
-)
+from metrics_service.ingest.session_state import Tally, add, figures_of_model, figures_of_tool
+from metrics_service.ingest.telemetry import Call, Event, SessionPart, Telemetry
+from metrics_service.ingest.telemetry_sessions import change_sessions, drop_sessions
 from metrics_service.ingest.temporality import take_deltas
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.tool_spans import find_calls
@@ -91,8 +90,8 @@ class TelemetryWriter:
     ) -> set[str]:
         """Store everything; the caller's transaction commits.
 
-        `owner` is the user whose personal key sent it, `key_id` that key. Returns the tool names to be remembered once it
-        is committed.
+        `owner` is the user whose personal key sent it, `key_id` the key. Returns the tool names to be
+        remembered once it is committed.
         """
         names = await self._admit_names(connection, out)
         adoptions = await find_traces(connection, out)
@@ -119,10 +118,7 @@ class TelemetryWriter:
         for session_id, one in held.items():
             add(one.state.calls, places[session_id].figures)
             add(one.state.meters, meters.get(session_id, {}))
-            tally = tallies.get(session_id, Tally())
-            add(one.tallies, tally.all)
-            add(one.state.named, tally.named)
-            add(one.state.recorded, tally.recorded)
+            one.count(tallies.get(session_id, Tally()))
         await give_way(connection, held.values())
         await drop_sessions(connection, [one.old_id for one in adoptions])
         await change_sessions(connection, out.tenant_id, held.values(), parts)
@@ -282,23 +278,6 @@ async def _others(
         found += await connection.fetch(SESSIONS, as_json(ids))
     rows = {row["id"]: row for row in found}.values()
     return [part_of(row) for row in rows if row["id"] not in parts]
-
-
-def part_of(row: Record) -> SessionPart:
-    """A stored session, as a request that says nothing of it would name it."""
-    return SessionPart(
-        id=row["id"],
-        scope=row["id"].bytes,
-        agent=row["agent"],
-        external_id=row["external_id"],
-        first_ns=ns_of(row["started_at"]),
-        last_ns=ns_of(row["last_event_at"]),
-    )
-
-
-def ns_of(moment: datetime) -> int:
-    """Nanoseconds since 1970; `instant` takes them back."""
-    return (moment - EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _place(held: Held) -> Place:

@@ -40,8 +40,8 @@ def advice_of(status: int, reason: str, *, signal: str, encoding: str) -> str:
 def _of_credential(reason: str) -> str:
     if "no credential" in reason:
         return (
-            "Send a key: OTEL_EXPORTER_OTLP_HEADERS=Authorization=Bearer%20<key>; a client that "
-            "cannot send headers puts one into the path, before /v1: /i/<key>/v1/..."
+            "Send a key: OTEL_EXPORTER_OTLP_HEADERS=x-api-key=<key>; a client that cannot send "
+            "headers puts one into the path, before /v1: /i/<key>/v1/..."
         )
     if "expired" in reason or "revoked" in reason:
         return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -14,7 +13,13 @@ from metrics_service.db.pages import Position
 from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest_log.advice import advice_of
-from metrics_service.ingest_log.schemas import IngestLine, IngestLogQuery, LoggedKey, Reason
+from metrics_service.ingest_log.schemas import (
+    IngestLine,
+    IngestLogQuery,
+    LoggedKey,
+    Reason,
+    Refusal,
+)
 
 COLUMNS = """
     l.id, l.signal, l.encoding, l.client, l.client_version, l.agent, l.agent_version,
@@ -22,7 +27,7 @@ COLUMNS = """
     l.last_accepted_at, l.last_accepted_items, l.last_refused_at, l.key_id, k.name AS key_name,
     k.prefix AS key_prefix,
     k.id IS NOT NULL AND coalesce(least(k.expires_at, k.revoked_at) > now(), true) AS key_is_active,
-    (SELECT json_agg(json_build_object('status', f.status, 'reason', f.reason, 'refused', f.refused,
+    (SELECT json_agg(json_build_object('status', f.status, 'reason', f.reason, 'count', f.refused,
                                        'first_at', f.first_at, 'last_at', f.last_at)
                      ORDER BY f.last_at DESC, f.status, f.reason)
      FROM ingest_refusals f WHERE f.tenant_id = l.tenant_id AND f.log_id = l.id)::text AS reasons
@@ -33,15 +38,7 @@ STATUS = {
 }
 
 
-class _Refusal(msgspec.Struct, frozen=True):
-    status: int
-    reason: str
-    refused: int
-    first_at: datetime
-    last_at: datetime
-
-
-_refusals = msgspec.json.Decoder(list[_Refusal])
+_refusals = msgspec.json.Decoder(list[Refusal])
 
 
 def _where(query: IngestLogQuery) -> Where:
@@ -99,12 +96,10 @@ def _key(row: Record) -> LoggedKey | None:
 def _reasons(row: Record) -> list[Reason]:
     return [
         Reason(
-            one.status,
-            one.reason,
-            one.refused,
-            one.first_at,
-            one.last_at,
-            advice_of(one.status, one.reason, signal=row["signal"], encoding=row["encoding"]),
+            **msgspec.structs.asdict(one),
+            advice=advice_of(
+                one.status, one.reason, signal=row["signal"], encoding=row["encoding"]
+            ),
         )
         for one in _refusals.decode(row["reasons"] or "[]")
     ]

@@ -40,8 +40,8 @@ class LoggedKey(msgspec.Struct, frozen=True):
     """Neither expired nor revoked."""
 
 
-class Reason(msgspec.Struct, frozen=True):
-    """Why something was refused."""
+class Refusal(msgspec.Struct, frozen=True):
+    """What was refused for one reason."""
 
     status: int
     """As over HTTP; 200 where items were refused within a request that was accepted."""
@@ -51,6 +51,11 @@ class Reason(msgspec.Struct, frozen=True):
     """Requests, or with status 200 items."""
     first_at: datetime
     last_at: datetime
+
+
+class Reason(Refusal, frozen=True):
+    """Why something was refused."""
+
     advice: str
     """What to change."""
 

@@ -11,8 +11,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from metrics_service.fields import Signal
 from metrics_service.otlp.decode import Reading
-from metrics_service.otlp.decoded import Signal
 
 MAX_MESSAGE_LENGTH = 1000
 

@@ -6,12 +6,12 @@ from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 
 from metrics_service.errors import UnsupportedMediaTypeError
+from metrics_service.fields import Signal
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.diary_notes import leave_taken
 from metrics_service.http.otlp_errors import JSON, PROTOBUF, PROTOBUF_TYPES, media_type_of
-from metrics_service.http.told import leave_taken
 from metrics_service.otlp.answers import answer_json, answer_protobuf
-from metrics_service.otlp.decoded import Signal
 from metrics_service.otlp.openapi import LOGS, METRICS, TRACES, otlp_operation
 from metrics_service.otlp.receive import receive
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import msgspec
 
 from metrics_service.errors import MalformedRequestError
+from metrics_service.fields import Signal
 from metrics_service.ingest.diary_page import Taken
 from metrics_service.ingest.telemetry import Telemetry
 from metrics_service.ingest.temporality import DAY_NS
-from metrics_service.otlp.decoded import Signal, Tally
+from metrics_service.otlp.decoded import Tally
 from metrics_service.otlp.from_json import logs_from_json, points_from_json, spans_from_json
 from metrics_service.otlp.from_protobuf import (
     logs_from_protobuf,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import Literal
 
 import msgspec
 
@@ -13,8 +12,6 @@ from metrics_service.ingest.diary_page import OTHER
 from metrics_service.ingest.telemetry import MAX_NS
 from metrics_service.otlp.items import Attributes, LogItem, Source, Value
 from metrics_service.otlp.values import nanoseconds
-
-Signal = Literal["logs", "metrics", "traces"]
 
 MAX_ENTRIES = 100_000
 MAX_REASONS = 20

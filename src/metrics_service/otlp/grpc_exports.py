@@ -31,19 +31,19 @@ from metrics_service.errors import (
     MetricsServiceError,
     UnavailableError,
 )
+from metrics_service.fields import Signal
 from metrics_service.http.access_log import request_id_of
 from metrics_service.http.auth import header_credential
 from metrics_service.http.dependencies import Caller
+from metrics_service.http.diary_notes import reason_of, sender_of
 from metrics_service.http.foundation import Foundation
-from metrics_service.http.headers import Header, values_of
+from metrics_service.http.headers import Header
 from metrics_service.http.limits import MAX_OTLP_BYTES
 from metrics_service.http.otlp_errors import status_for
 from metrics_service.http.tenant import require_served
 from metrics_service.http.throttle import FailureThrottle, InFlight, Network, client_address
-from metrics_service.http.told import reason_of
-from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Sender, client_of
+from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Sender
 from metrics_service.otlp.answers import answer_protobuf
-from metrics_service.otlp.decoded import Signal
 from metrics_service.otlp.grpc_status import DETAILS, http_status, refused
 from metrics_service.otlp.receive import receive
 from metrics_service.tenants.authenticate import Principal
@@ -93,11 +93,8 @@ class Call(msgspec.Struct):
         return host.decode("latin-1")
 
     def sender(self) -> Sender:
-        agents = values_of(self.headers, b"user-agent")
-        client, version = client_of(agents[0] if agents else b"")
-        return Sender(
-            self.key_id, SIGNALS.get(self.method, UNKNOWN_SIGNAL), "grpc", client, version
-        )
+        signal = SIGNALS.get(self.method, UNKNOWN_SIGNAL)
+        return sender_of(self.headers, key_id=self.key_id, signal=signal, encoding="grpc")
 
     def client(self, trusted_proxies: Sequence[Network]) -> str:
         scope = {"client": (peer_host(self.context.peer()), 0), "headers": self.headers}

@@ -9,11 +9,11 @@ import structlog
 
 from metrics_service.db.failures import VALUES_REFUSED
 from metrics_service.errors import MalformedRequestError
+from metrics_service.fields import Signal
 from metrics_service.http.dependencies import Caller
 from metrics_service.ingest.raw_requests import RawRequest, compressed, told_by
 from metrics_service.ingest.telemetry import Telemetry
 from metrics_service.otlp.decode import Reading, read_in_turns
-from metrics_service.otlp.decoded import Signal
 
 # One at a time: several that are read side by side would all be in memory, parsed and not yet mapped.
 LARGE_BYTES = 1024 * 1024

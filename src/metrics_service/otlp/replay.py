@@ -28,18 +28,14 @@ from metrics_service.errors import (
     MetricsServiceError,
     UnavailableError,
 )
+from metrics_service.fields import Signal
 from metrics_service.ingest import raw_requests
 from metrics_service.ingest.left_out import LATE, Arrived, find_gone, leave_out
 from metrics_service.ingest.prices import Prices
-from metrics_service.ingest.raw_requests import (
-    Door,
-    Opened,
-    as_array,
-    told_by,
-    uncompressed,
-)
+from metrics_service.ingest.raw_requests import Connection, Door, told_by, uncompressed
 from metrics_service.ingest.retract import Stale, drop_empty_sessions, retract
-from metrics_service.ingest.telemetry import Telemetry
+from metrics_service.ingest.rows import as_uuids
+from metrics_service.ingest.telemetry import Telemetry, ns_of
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_again import (
     ADDED,
@@ -48,10 +44,8 @@ from metrics_service.ingest.write_again import (
     Retelling,
     TelemetryRewriter,
 )
-from metrics_service.ingest.write_telemetry import ns_of
 from metrics_service.otlp.decode import Reading, read_in_turns
-from metrics_service.otlp.decoded import Signal
-from metrics_service.tenants.content import read_allowed
+from metrics_service.tenants.allowed import read_allowed
 
 Result = TypeVar("Result")
 
@@ -160,9 +154,7 @@ class Replay:
     async def _page(self, after: tuple[datetime, UUID]) -> list[Record]:
         async with self._door() as connection:
             return list(
-                await raw_requests.next_raw_requests(
-                    connection, since=self._since, until=self._until, after=after, limit=PAGE
-                )
+                await connection.fetch(raw_requests.NEXT, self._since, self._until, *after, PAGE)
             )
 
     async def _again(self, raw_id: UUID) -> None:
@@ -203,7 +195,7 @@ class Replay:
         self._counts += counted
 
     async def _note(
-        self, connection: Opened, row: Record, before: set[int], told: set[int]
+        self, connection: Connection, row: Record, before: set[int], told: set[int]
     ) -> None:
         """Keep what the request tells of now, and what it told of before."""
         stale_before = {one.int for one in row["stale_ids"]}
@@ -212,7 +204,7 @@ class Replay:
             self._told |= told
             self._stale |= stale
         elif told != before or stale != stale_before:
-            await connection.execute(raw_requests.NOTE, row["id"], as_array(told), as_array(stale))
+            await connection.execute(raw_requests.NOTE, row["id"], as_uuids(told), as_uuids(stale))
 
     async def _remove_stale(self) -> None:
         async with self._door() as connection:
@@ -235,12 +227,12 @@ class Replay:
             async with self._door() as connection:
                 await connection.execute(raw_requests.CLEAR_STALE)
 
-    async def _find_stale(self, connection: Opened) -> list[int]:
+    async def _find_stale(self, connection: Connection) -> list[int]:
         if not self._is_dry:
             return sorted(row["id"].int for row in await connection.fetch(raw_requests.STALE))
         stale = self._stale - self._told
         told = await connection.fetch(
-            raw_requests.TOLD_ELSEWHERE, as_array(stale), self._since, self._until
+            raw_requests.TOLD_ELSEWHERE, as_uuids(stale), self._since, self._until
         )
         return sorted(stale - {row["id"].int for row in told})
 
@@ -256,7 +248,7 @@ class Replay:
             return await drop_empty_sessions(connection, step)
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Opened]:
+    async def _transaction(self) -> AsyncIterator[Connection]:
         """One that commits, unless nothing is to stay."""
         with suppress(_DryRunError):
             async with self._door() as connection:

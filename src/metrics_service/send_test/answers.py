@@ -12,9 +12,10 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from metrics_service.errors import TenantSuspendedError, UnknownHostError
+from metrics_service.fields import Signal
 from metrics_service.send_test.diagnosis import Finding, Symptom
 from metrics_service.send_test.endpoint import Endpoint
-from metrics_service.send_test.session import KINDS, Signal
+from metrics_service.send_test.session import KINDS
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
@@ -24,6 +25,7 @@ MAX_SEEN = 80
 _FAILED_TOO_OFTEN = "too many failed authentications"
 # What Go's servers and nginx say to plain HTTP where they expect TLS.
 _WANTS_TLS = (b"to an HTTPS server", b"sent to HTTPS port")
+_BUSY = frozenset({429, 502, 503, 504})
 SIGNAL_PATHS = ("/v1/logs", "/v1/metrics", "/v1/traces")
 
 
@@ -157,9 +159,6 @@ def _status_message(answer: HttpAnswer) -> str | None:
         return None
     message = said.get("message" if answer.media_type == JSON else "detail")
     return message[:MAX_MESSAGE] if isinstance(message, str) else None
-
-
-_BUSY = frozenset({429, 502, 503, 504})
 
 
 def _of_failure(

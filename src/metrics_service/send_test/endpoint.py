@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import httpx
 import msgspec
 
+from metrics_service.fields import Protocol
 from metrics_service.http.limits import KEYED_PREFIX
 from metrics_service.send_test.diagnosis import ADVICE, Finding, Symptom, UnusableError
 
@@ -100,6 +101,13 @@ class Endpoint(msgspec.Struct, frozen=True):
             path="",
             asked=asked or _at(self.host, GRPC_PORT, self.scheme),
         )
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One protocol, and where it goes."""
+
+    protocol: Protocol
+    endpoint: Endpoint
 
 
 class Told(msgspec.Struct, frozen=True):

@@ -12,13 +12,14 @@ from typing import Self
 import httpx
 import msgspec
 
+from metrics_service.fields import Protocol
 from metrics_service.send_test.answers import JSON, PROTOBUF, HttpAnswer, Meaning, read_answer
 from metrics_service.send_test.as_json import as_json
 from metrics_service.send_test.diagnosis import Finding, Symptom
 from metrics_service.send_test.endpoint import Endpoint, Told
 from metrics_service.send_test.environment import Proxy, find_proxy, trusted
 from metrics_service.send_test.probe import HTTP, find_cause
-from metrics_service.send_test.session import Export, Protocol
+from metrics_service.send_test.session import Export
 
 # More than any answer of OTLP; whatever else answers may never end.
 MAX_ANSWER_BYTES = 256 * 1024
@@ -40,7 +41,7 @@ class HttpSender:
         self._told = told
         self._is_json = protocol == "http/json"
         self.proxy = find_proxy(endpoint, is_grpc=False)
-        self._client = _client(self.proxy, told)
+        self._client = new_client(self.proxy, told)
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +60,8 @@ class HttpSender:
         try:
             answer = self._post(f"/v1/{export.signal}", media_type, body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return Reply(Meaning(self._cause(error)))
+            cause = cause_of(error, self._endpoint, self.proxy, self._told)
+            return Reply(Meaning(cause))
         meaning = read_answer(
             answer,
             self._endpoint,
@@ -82,7 +84,7 @@ class HttpSender:
                 "content-type": media_type,
             },
             content=body,
-            extensions=_sni(self._endpoint),
+            extensions=sni_of(self._endpoint),
         )
         with self._open(request) as response:
             body = _beginning(response, deadline)
@@ -96,20 +98,23 @@ class HttpSender:
         finally:
             response.close()
 
-    def _cause(self, error: Exception) -> Finding:
-        if self.proxy is not None:
-            return Finding(Symptom.PROXY_FAILED, f"{self.proxy.words} does not let it pass")
-        if isinstance(error, httpx.ConnectTimeout):
-            return Finding(Symptom.CONNECT_TIMEOUT)
-        found = find_cause(self._endpoint, wants=HTTP, timeout_s=self._told.timeout_s)
-        if found is not None:
-            return found
-        # Somebody speaks HTTP there, and did not this time.
-        is_late = isinstance(error, httpx.TimeoutException)
-        return Finding(Symptom.SILENT if is_late else Symptom.BROKEN_OFF)
+
+def cause_of(error: Exception, endpoint: Endpoint, proxy: Proxy | None, told: Told) -> Finding:
+    """Why there is no answer to a request that ended in this error."""
+    if proxy is not None:
+        return Finding(Symptom.PROXY_FAILED, f"{proxy.words} does not let it pass")
+    if isinstance(error, httpx.ConnectTimeout):
+        return Finding(Symptom.CONNECT_TIMEOUT)
+    found = find_cause(endpoint, wants=HTTP, timeout_s=told.timeout_s)
+    if found is not None:
+        return found
+    # Somebody speaks HTTP there, and did not this time.
+    is_late = isinstance(error, httpx.TimeoutException)
+    return Finding(Symptom.SILENT if is_late else Symptom.BROKEN_OFF)
 
 
-def _client(proxy: Proxy | None, told: Told) -> httpx.Client:
+def new_client(proxy: Proxy | None, told: Told) -> httpx.Client:
+    """A client that does what an exporter does, and no more."""
     trust: ssl.SSLContext = trusted()
     return httpx.Client(
         verify=trust,
@@ -126,7 +131,8 @@ def _proxied(proxy: Proxy, trust: ssl.SSLContext) -> httpx.Proxy:
     return httpx.Proxy(proxy.url, ssl_context=trust if is_tls else None)
 
 
-def _sni(endpoint: Endpoint) -> dict[str, str]:
+def sni_of(endpoint: Endpoint) -> dict[str, str]:
+    """What TLS is to be told where the host that is asked for is not the one connected to."""
     is_renamed = endpoint.is_tls and endpoint.asked_name != endpoint.host
     return {"sni_hostname": endpoint.asked_name} if is_renamed else {}
 

@@ -7,22 +7,40 @@ from time import perf_counter
 
 import msgspec
 
-from metrics_service.send_test.diagnosis import SAME_FOR_ALL
-from metrics_service.send_test.endpoint import Endpoint, Told
+from metrics_service.fields import Protocol, Signal
+from metrics_service.send_test.diagnosis import SAME_FOR_ALL, Symptom
+from metrics_service.send_test.endpoint import Target, Told
 from metrics_service.send_test.environment import Proxy
 from metrics_service.send_test.grpc_sender import GrpcSender
 from metrics_service.send_test.http_sender import HttpSender, Reply
-from metrics_service.send_test.outcome import NOT_TRIED, Outcome
-from metrics_service.send_test.session import Export, Protocol, Session, new_session
+from metrics_service.send_test.session import Export, Session, new_session
 
 Progress = Callable[[str, int, int], None]
+NOT_TRIED = "not tried"
 
 
-class Target(msgspec.Struct, frozen=True):
-    """One protocol, and where it goes."""
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one request: what was sent, what came back, and what to change."""
 
     protocol: Protocol
-    endpoint: Endpoint
+    signal: Signal
+    endpoint: str
+    session: str
+    """The session's external id."""
+    sent: int
+    accepted: int
+    refused: int
+    status: str
+    """That of HTTP or gRPC; empty where nobody answered."""
+    message: str
+    """The server's own."""
+    duration_ms: float
+    symptom: Symptom | None = None
+    advice: str | None = None
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.symptom is None
 
 
 class Tested(msgspec.Struct, frozen=True):

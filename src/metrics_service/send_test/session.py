@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -30,8 +30,8 @@ from opentelemetry.proto.logs.v1.logs_pb2 import SEVERITY_NUMBER_INFO
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-Protocol: TypeAlias = Literal["http/protobuf", "http/json", "grpc"]
-Signal: TypeAlias = Literal["logs", "metrics", "traces"]
+from metrics_service.fields import Protocol, Signal
+
 AttributeValue: TypeAlias = str | int | float | list[str]
 Attributes: TypeAlias = Mapping[str, AttributeValue]
 

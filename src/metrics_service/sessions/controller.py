@@ -23,9 +23,9 @@ from metrics_service.http.batches import (
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.diary_notes import leave_taken
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
-from metrics_service.http.told import leave_taken
 from metrics_service.ingest.diary_page import Taken
 from metrics_service.ingest.records import SessionRecord
 from metrics_service.sessions.repository import (

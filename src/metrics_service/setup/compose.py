@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from metrics_service.errors import NotFoundError
+from metrics_service.fields import Protocol
 from metrics_service.setup.agents import AGENTS
 from metrics_service.setup.agents.agent import Agent
 from metrics_service.setup.connection import PLACEHOLDER, Connection, Endpoint
-from metrics_service.setup.schemas import AgentView, Protocol, Setup
+from metrics_service.setup.schemas import AgentView, Setup
 
 MAX_SHOWN = 64
 

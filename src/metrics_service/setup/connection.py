@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from metrics_service.setup.schemas import Protocol, Signal
+from metrics_service.fields import Protocol, Signal
 
 Scheme = Literal["http", "https"]
 

@@ -8,11 +8,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from metrics_service.fields import Name, ShortText
+from metrics_service.fields import Name, Protocol, ShortText, Signal
 from metrics_service.tenants.keys import IssuedKey
-
-Protocol = Literal["http/protobuf", "http/json", "grpc"]
-Signal = Literal["logs", "metrics", "traces"]
 
 ProtocolWord = Annotated[
     Protocol, Meta(description="In OpenTelemetry's words; the client's default where not given.")

@@ -19,9 +19,9 @@ from metrics_service.http.batches import (
 )
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.diary_notes import leave_taken
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
-from metrics_service.http.told import leave_taken
 from metrics_service.ingest.records import ToolMetricRecord
 from metrics_service.ingest.sessions import require_session
 from metrics_service.tool_metrics.repository import (

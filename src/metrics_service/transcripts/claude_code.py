@@ -28,7 +28,6 @@ from metrics_service.transcripts.records import (
     told,
 )
 
-SERVICE = "claude-code"
 SYNTHETIC = "<synthetic>"
 """The model of what the client itself says in an assistant's place."""
 MAX_PENDING = 16
@@ -80,12 +79,12 @@ class _Block(msgspec.Struct):
     text: msgspec.Raw = msgspec.Raw()
 
 
-class _Ran(msgspec.Struct):
+class _Ran(msgspec.Struct, rename="camel"):
     """What some tools say of themselves."""
 
-    durationMs: float | None = None  # noqa: N815  # the client's name, as those below
-    totalDurationMs: float | None = None  # noqa: N815
-    durationSeconds: float | None = None  # noqa: N815
+    duration_ms: float | None = None
+    total_duration_ms: float | None = None
+    duration_seconds: float | None = None
 
 
 class _Decision(msgspec.Struct):
@@ -101,11 +100,11 @@ class _Fork(msgspec.Struct):
     """Only whether it is one matters."""
 
 
-class _Compaction(msgspec.Struct):
+class _Compaction(msgspec.Struct, rename="camel"):
     trigger: str | None = None
-    preTokens: int | None = None  # noqa: N815
-    postTokens: int | None = None  # noqa: N815
-    durationMs: float | None = None  # noqa: N815
+    pre_tokens: int | None = None
+    post_tokens: int | None = None
+    duration_ms: float | None = None
 
 
 class _Line(msgspec.Struct, rename="camel"):
@@ -160,8 +159,6 @@ _ran = msgspec.json.Decoder(_Ran)
 
 class ClaudeReader:
     """Reads one transcript of Claude Code."""
-
-    service = SERVICE
 
     def __init__(self, name: str, memory: Memory | None = None) -> None:
         """`name` is the file's, which is the session's id but for subagents."""
@@ -335,11 +332,11 @@ def _duration(one: _Line) -> float | None:
         ran = _ran.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if ran.durationMs is not None:
-        return ran.durationMs
-    if ran.totalDurationMs is not None:
-        return ran.totalDurationMs
-    return None if ran.durationSeconds is None else ran.durationSeconds * 1000
+    if ran.duration_ms is not None:
+        return ran.duration_ms
+    if ran.total_duration_ms is not None:
+        return ran.total_duration_ms
+    return None if ran.duration_seconds is None else ran.duration_seconds * 1000
 
 
 def _compaction(one: _Line, session_id: str, at_ns: int) -> Record:
@@ -352,9 +349,9 @@ def _compaction(one: _Line, session_id: str, at_ns: int) -> Record:
             **_common(one, one.prompt_id),
             **told(
                 trigger=said.trigger,
-                pre_tokens=said.preTokens,
-                post_tokens=said.postTokens,
-                duration_ms=said.durationMs,
+                pre_tokens=said.pre_tokens,
+                post_tokens=said.post_tokens,
+                duration_ms=said.duration_ms,
                 event__sequence=one.uuid,
             ),
         },

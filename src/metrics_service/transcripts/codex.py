@@ -30,7 +30,6 @@ from metrics_service.transcripts.records import (
     told,
 )
 
-SERVICE = "codex_cli_rs"
 MAX_HEAD = 4096
 COPY_NS = 10**9
 
@@ -194,8 +193,6 @@ _durations = msgspec.json.Decoder(_Duration)
 
 class CodexReader:
     """Reads one rollout of Codex."""
-
-    service = SERVICE
 
     def __init__(self, name: str, memory: Memory | None = None) -> None:
         """`name` is the file's, which ends with the session's id."""

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from metrics_service.ingest.recorded import IMPORT_SCOPE
-from metrics_service.transcripts.claude_code import SERVICE as CLAUDE_CODE
+from metrics_service.transcripts.reading import Client
 from metrics_service.transcripts.records import Attribute, Record
 
-_FORMS = {
-    CLAUDE_CODE: ("claude_code.", "session.id"),
+
+class Form(msgspec.Struct, frozen=True):
+    """How a client names itself, and what it tells."""
+
+    service: str
+    prefix: str
+    """Of the names of its events."""
+    session_key: str
+
+
+FORMS: dict[Client, Form] = {
+    "claude-code": Form("claude-code", "claude_code.", "session.id"),
+    "codex": Form("codex_cli_rs", "codex.", "conversation.id"),
 }
-_OTHER_FORM = ("codex.", "conversation.id")
 
 
-def as_request(service: str, user_email: str | None, records: Iterable[Record]) -> bytes:
+def as_request(client: Client, user_email: str | None, records: Iterable[Record]) -> bytes:
     """The body of one request."""
-    prefix, session_key = _FORMS.get(service, _OTHER_FORM)
+    form = FORMS[client]
     request = ExportLogsServiceRequest()
     resource = request.resource_logs.add()
-    resource.resource.attributes.append(_pair("service.name", service))
+    resource.resource.attributes.append(_pair("service.name", form.service))
     if user_email is not None:
         resource.resource.attributes.append(_pair("user.email", user_email))
     scope = resource.scope_logs.add()
@@ -33,8 +44,8 @@ def as_request(service: str, user_email: str | None, records: Iterable[Record]) 
             time_unix_nano=record.time_ns,
             observed_time_unix_nano=record.time_ns,
             attributes=[
-                _pair("event.name", f"{prefix}{record.name}"),
-                _pair(session_key, record.session_id),
+                _pair("event.name", f"{form.prefix}{record.name}"),
+                _pair(form.session_key, record.session_id),
                 *(_pair(name, value) for name, value in record.attributes.items()),
             ],
         )

@@ -38,7 +38,6 @@ class _Batch(msgspec.Struct):
 
     records: list[Record] = []
     progresses: list[Progress] = []
-    service: str = ""
 
 
 class _Delivery:
@@ -69,7 +68,7 @@ class _Delivery:
 
     def _deliver(self, batch: _Batch) -> None:
         if batch.records:
-            body = as_request(batch.service, self._task.user_email, batch.records)
+            body = as_request(self._task.client, self._task.user_email, batch.records)
             self._note(self._sender.send(body), len(batch.records))
         for progress in batch.progresses:
             self._progresses.keep(progress)
@@ -137,8 +136,7 @@ class _Batches:
                 elif len(self._batch.records) >= self._task.batch:
                     self._batch.progresses.append(transcript.progress())
                     self._advance(self._done + transcript.offset)
-                    yield self._full(transcript.service)
-            self._batch.service = transcript.service
+                    yield self._full()
             self._batch.progresses.append(transcript.progress())
         except OSError as error:
             self._count.unreadable_files.append(f"{error.filename}: {error.strerror}")
@@ -148,7 +146,6 @@ class _Batches:
         if len(self._batch.progresses) >= self._task.batch:
             yield self._full()
 
-    def _full(self, service: str | None = None) -> _Batch:
+    def _full(self) -> _Batch:
         full, self._batch = self._batch, _Batch()
-        full.service = service or full.service
         return full

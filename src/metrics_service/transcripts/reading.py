@@ -46,10 +46,6 @@ class Transcript:
         """How many were of kinds that are not read."""
         return self._reader.other_lines
 
-    @property
-    def service(self) -> str:
-        return self._reader.service
-
     def is_done(self) -> bool:
         """Whether nothing happened since it was read to its end."""
         kept = self._progress

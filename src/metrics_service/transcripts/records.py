@@ -50,7 +50,6 @@ class Open(msgspec.Struct, omit_defaults=True):
 class Reader(Protocol):
     """Reads the lines of one transcript."""
 
-    service: str
     other_lines: int
     """How many were of kinds that are not read."""
 

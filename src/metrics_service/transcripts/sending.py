@@ -17,8 +17,8 @@ import msgspec
 from metrics_service.send_test.answers import PROTOBUF, HttpAnswer, Meaning, read_answer
 from metrics_service.send_test.diagnosis import UNREACHED, Finding, Symptom
 from metrics_service.send_test.endpoint import Endpoint, Told
-from metrics_service.send_test.environment import find_proxy, trusted
-from metrics_service.send_test.probe import HTTP, find_cause
+from metrics_service.send_test.environment import find_proxy
+from metrics_service.send_test.http_sender import cause_of, new_client, sni_of
 
 USER_AGENT = "metrics-service-import"
 ATTEMPTS = 10
@@ -66,15 +66,8 @@ class Sender:
         self._is_stopped = Event()
         self._sleep = sleep or self._is_stopped.wait
         self._has_been_answered = False
-        trust = trusted()
-        self._proxy = proxy = find_proxy(endpoint, is_grpc=False)
-        self._client = httpx.Client(
-            verify=trust,
-            proxy=None if proxy is None else httpx.Proxy(proxy.url, ssl_context=trust),
-            timeout=told.timeout_s,
-            trust_env=False,
-            follow_redirects=False,
-        )
+        self._proxy = find_proxy(endpoint, is_grpc=False)
+        self._client = new_client(self._proxy, told)
 
     def __enter__(self) -> Self:
         return self
@@ -125,10 +118,10 @@ class Sender:
                     "content-type": PROTOBUF,
                     "content-encoding": "gzip",
                 },
-                extensions=_sni(self._endpoint),
+                extensions=sni_of(self._endpoint),
             )
         except httpx.HTTPError as error:
-            return Meaning(self._cause(error)), 0.0
+            return Meaning(cause_of(error, self._endpoint, self._proxy, self._told)), 0.0
         answer = HttpAnswer(response.status_code, dict(response.headers), response.content)
         meaning = read_answer(
             answer,
@@ -138,15 +131,6 @@ class Sender:
             has_credential=self._told.has_credential or self._endpoint.has_key,
         )
         return meaning, _asked_s(answer.headers.get("retry-after", ""))
-
-    def _cause(self, error: httpx.HTTPError) -> Finding:
-        if self._proxy is not None:
-            return Finding(Symptom.PROXY_FAILED, f"{self._proxy.words} does not let it pass")
-        found = find_cause(self._endpoint, wants=HTTP, timeout_s=self._told.timeout_s)
-        if found is not None:
-            return found
-        is_late = isinstance(error, httpx.TimeoutException)
-        return Finding(Symptom.SILENT if is_late else Symptom.BROKEN_OFF)
 
     def _failure(self, finding: Finding) -> NotTakenError:
         advice = self._told.hide(self._endpoint.advice(finding))
@@ -168,8 +152,3 @@ def _asked_s(retry_after: str) -> float:
     except (ValueError, TypeError):
         return 0.0
     return min(max(0.0, until - time.time()), MAX_ASKED_S)
-
-
-def _sni(endpoint: Endpoint) -> dict[str, str]:
-    is_renamed = endpoint.is_tls and endpoint.asked_name != endpoint.host
-    return {"sni_hostname": endpoint.asked_name} if is_renamed else {}

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import msgspec
 
+from metrics_service.fields import Signal
 from metrics_service.ingest.parts import join_parts, resolve, signal_of
 from metrics_service.ingest.telemetry import Call, SessionPart, Telemetry, instant
 from metrics_service.otlp.decode import read_request
-from metrics_service.otlp.decoded import Signal
 
 TENANT = UUID("018f0000-0000-7000-8000-000000000001")
 T0 = 1_760_000_000_000_000_000

@@ -228,9 +228,7 @@ def user_prompt(item: LogItem, session: SessionPart | None, out: Telemetry) -> N
     if "command_name" in a:
         shared = text(a.get("prompt.id")) or shared
     name = None if shared is None else f"user_prompt\0{shared}"
-    keep_log(
-        item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",), name=name
-    )
+    keep_log(item, session, out, AGENT, kind="prompt", said=("prompt",), name=name)
 
 
 def assistant_response(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
@@ -244,11 +242,11 @@ def permission_mode_changed(item: LogItem, session: SessionPart | None, out: Tel
 
 
 def compaction(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="compaction", counts="compactions")
+    keep_log(item, session, out, AGENT, kind="compaction")
 
 
 def interaction_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(item, session, out, AGENT, kind="turn")
 
 
 def request_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:

@@ -229,17 +229,17 @@ def _begin(a: Attributes, time_ns: int, session: SessionPart | None) -> None:
 
 
 def user_prompt(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",))
+    keep_log(item, session, out, AGENT, kind="prompt", said=("prompt",))
 
 
 def task_complete(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
     """Only rollouts that were brought in have it; live, a span tells of a turn."""
-    keep_log(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_log(item, session, out, AGENT, kind="turn")
 
 
 def context_compacted(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
     """Only rollouts that were brought in have it; live, a span tells of a compaction."""
-    keep_log(item, session, out, AGENT, kind="compaction", counts="compactions")
+    keep_log(item, session, out, AGENT, kind="compaction")
 
 
 # -- spans ------------------------------------------------------------------------------------------
@@ -274,10 +274,10 @@ def work_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> No
     elif not _USAGE.isdisjoint(a):
         _response(item, session, out)
     elif item.name == "session_task.compact":
-        keep_span(item, session, out, AGENT, kind="compaction", counts="compactions")
+        keep_span(item, session, out, AGENT, kind="compaction")
     elif item.name in _TASKS:
         # Its tokens are the sum of its responses.
-        keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+        keep_span(item, session, out, AGENT, kind="turn")
     else:
         keep_span(item, session, out, AGENT)
 

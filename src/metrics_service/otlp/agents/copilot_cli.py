@@ -42,7 +42,7 @@ def agent_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> N
         # The outermost has the units of all that it called: those inside must not add to them.
         left = {name: value for name, value in item.attributes.items() if name != _UNITS}
         item = msgspec.structs.replace(item, attributes=left)
-    keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(item, session, out, AGENT, kind="turn")
 
 
 AGENT = Agent(

@@ -78,7 +78,7 @@ def tool_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> No
 
 def agent_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
     # Its tokens are the sum of its requests': kept with the event, added to nothing.
-    keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(item, session, out, AGENT, kind="turn")
 
 
 def tool_call(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:

@@ -9,7 +9,6 @@ import msgspec
 from metrics_service.ingest.content import is_content, rest, size
 from metrics_service.ingest.parts import LOGS, TRACES
 from metrics_service.ingest.telemetry import (
-    Counted,
     EventRecord,
     SessionPart,
     Telemetry,
@@ -42,7 +41,6 @@ def keep_log(
     agent: Agent,
     *,
     kind: str = "log",
-    counts: Counted | None = None,
     said: tuple[str, ...] = (),
     name: str | None = None,
 ) -> None:
@@ -74,7 +72,6 @@ def keep_log(
         agent.code_of(item.source),
         name or log_key(item),
         record,
-        counts=counts,
         has_common_name=name is not None,
     )
 
@@ -86,7 +83,6 @@ def keep_span(
     agent: Agent,
     *,
     kind: str = "span",
-    counts: Counted | None = None,
 ) -> None:
     """Store a span as an event."""
     attributes = rest(item.attributes, STANDARD, agent.content) or {}
@@ -106,7 +102,7 @@ def keep_span(
     )
     if out.keeps_content:
         record.content = _content(item.attributes, (), agent, None)
-    out.event(session, agent.code_of(item.source), item.key, record, counts=counts)
+    out.event(session, agent.code_of(item.source), item.key, record)
 
 
 def _turn(attributes: Attributes) -> str | None:

@@ -71,11 +71,11 @@ def api_error(item: LogItem, session: SessionPart | None, out: Telemetry) -> Non
 
 
 def user_prompt(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",))
+    keep_log(item, session, out, AGENT, kind="prompt", said=("prompt",))
 
 
 def chat_compression(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="compaction", counts="compactions")
+    keep_log(item, session, out, AGENT, kind="compaction")
 
 
 def config(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
@@ -158,7 +158,7 @@ def model_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> N
 
 
 def turn_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(item, session, out, AGENT, kind="turn")
 
 
 def _span_kind(item: SpanItem) -> str:

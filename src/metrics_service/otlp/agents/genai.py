@@ -269,7 +269,7 @@ def request(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None
 
 def invoke_agent(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
     # Its tokens are the sum of its requests': kept with the event, added to nothing.
-    keep_span(_plain(item), session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(_plain(item), session, out, AGENT, kind="turn")
 
 
 def step(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:

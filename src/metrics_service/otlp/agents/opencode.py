@@ -123,7 +123,7 @@ def request_span(item: SpanItem, session: SessionPart | None, out: Telemetry) ->
 
 def turn_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
     item = msgspec.structs.replace(item, attributes=_without_headers(item.attributes))
-    keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(item, session, out, AGENT, kind="turn")
 
 
 def _exit_code(result: Value) -> int | None:

@@ -149,7 +149,7 @@ def api_error(item: LogItem, session: SessionPart | None, out: Telemetry) -> Non
 
 
 def user_prompt(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",))
+    keep_log(item, session, out, AGENT, kind="prompt", said=("prompt",))
 
 
 def session_created(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
@@ -224,7 +224,7 @@ def _error_class(error: Value) -> str | None:
 
 
 def turn_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(item, session, out, AGENT, kind="turn")
 
 
 def _span_kind(item: SpanItem) -> str:

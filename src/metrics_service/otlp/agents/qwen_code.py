@@ -101,11 +101,11 @@ def api_error(item: LogItem, session: SessionPart | None, out: Telemetry) -> Non
 
 
 def user_prompt(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="prompt", counts="prompt_count", said=("prompt",))
+    keep_log(item, session, out, AGENT, kind="prompt", said=("prompt",))
 
 
 def chat_compression(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
-    keep_log(item, session, out, AGENT, kind="compaction", counts="compactions")
+    keep_log(item, session, out, AGENT, kind="compaction")
 
 
 def config(item: LogItem, session: SessionPart | None, out: Telemetry) -> None:
@@ -150,7 +150,7 @@ def _output(output: int | None, thoughts: int | None, provider: str | None) -> i
 
 def interaction_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:
     _say_mode(session, item.attributes, "qwen-code.approval_mode", item.start_ns)
-    keep_span(item, session, out, AGENT, kind="turn", counts="turn_count")
+    keep_span(item, session, out, AGENT, kind="turn")
 
 
 def model_span(item: SpanItem, session: SessionPart | None, out: Telemetry) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
+from metrics_service.fields import Protocol, Signal
 from metrics_service.setup.connection import Connection
-from metrics_service.setup.schemas import Part, Protocol, Signal
+from metrics_service.setup.schemas import Part
 
 SIGNALS: tuple[Signal, ...] = ("logs", "metrics", "traces")
 

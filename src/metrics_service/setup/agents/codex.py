@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from metrics_service.fields import Signal
 from metrics_service.setup.agents.agent import Agent, Snippet
 from metrics_service.setup.connection import Connection
-from metrics_service.setup.schemas import Signal
 from metrics_service.setup.writing import environment, toml_file
 
 _EXPORTERS: dict[Signal, str] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from uuid import UUID
 
 import msgspec
@@ -15,8 +16,9 @@ from metrics_service.errors import (
     UnauthenticatedError,
 )
 from metrics_service.http import limits
+from metrics_service.http.headers import Header, values_of
 from metrics_service.http.otlp_errors import signal_in, speaks_otlp
-from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Taken
+from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Sender, Taken, client_of
 
 NATIVE_SIGNALS = {
     "/api/v1/sessions": "sessions",
@@ -24,10 +26,10 @@ NATIVE_SIGNALS = {
     "/api/v1/tool-metrics/batch": "tool_metrics",
 }
 
-_TAKEN, _TOLD = "ingest_taken", "ingest_told"
+_TAKEN, _REFUSAL = "ingest_taken", "ingest_refusal"
 
 
-class Told(msgspec.Struct, frozen=True):
+class Refusal(msgspec.Struct, frozen=True):
     """Why a request was refused; without its exception, which would keep the body alive."""
 
     reason: str
@@ -55,12 +57,22 @@ def taken_from(scope: Scope) -> Taken | None:
 
 def leave_refusal(scope: Scope, error: MetricsServiceError) -> None:
     """Called wherever an error becomes an answer."""
-    scope.setdefault("state", {})[_TOLD] = Told(reason_of(error), getattr(error, "key_id", None))
+    refusal = Refusal(reason_of(error), getattr(error, "key_id", None))
+    scope.setdefault("state", {})[_REFUSAL] = refusal
 
 
-def told_from(scope: Scope) -> Told | None:
-    told: Told | None = scope["state"].get(_TOLD)
-    return told
+def refusal_from(scope: Scope) -> Refusal | None:
+    refusal: Refusal | None = scope["state"].get(_REFUSAL)
+    return refusal
+
+
+def sender_of(
+    headers: Iterable[Header], *, key_id: UUID | None, signal: str, encoding: str
+) -> Sender:
+    """Who sent a request; the client is the one that its first User-Agent names."""
+    agents = values_of(headers, b"user-agent")
+    client, version = client_of(agents[0] if agents else b"")
+    return Sender(key_id, signal, encoding, client, version)
 
 
 def reason_of(error: MetricsServiceError) -> str:

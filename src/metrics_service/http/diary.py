@@ -11,20 +11,20 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from metrics_service.errors import MetricsServiceError
 from metrics_service.http.auth import PROTECTED, credential
+from metrics_service.http.diary_notes import refusal_from, sender_of, signal_of, taken_from
 from metrics_service.http.headers import content_type_of, values_of
 from metrics_service.http.limits import LINE_TYPES
 from metrics_service.http.otlp_errors import JSON, PROTOBUF_TYPES, speaks_otlp
 from metrics_service.http.tenant import require_served
-from metrics_service.http.told import signal_of, taken_from, told_from
 from metrics_service.ingest.diary import Diary
-from metrics_service.ingest.diary_page import Sender, client_of
+from metrics_service.ingest.diary_page import Sender
 from metrics_service.tenants.authenticate import KeyRing
 from metrics_service.tenants.resolve import TenantDirectory
 
 CRASHED = "the service failed"
 
 
-class IngestNotes:
+class DiaryKeeper:
     """Middleware: outside of every layer that refuses, so that none of them has to know of it."""
 
     def __init__(
@@ -70,9 +70,10 @@ class IngestNotes:
     async def _refuse(self, scope: Scope, signal: str, status: int) -> None:
         tenant_id = await self._tenant_of(scope)
         if tenant_id is not None:
-            told = told_from(scope)
+            refusal = refusal_from(scope)
+            reason = CRASHED if refusal is None else refusal.reason
             sender = _sender(scope, signal, await self._key_of(scope, tenant_id))
-            self._diary.refuse(tenant_id, sender, status, CRASHED if told is None else told.reason)
+            self._diary.refuse(tenant_id, sender, status, reason)
 
     async def _tenant_of(self, scope: Scope) -> UUID | None:
         """Whose diary it is; what is wrong with a request's head is said before anybody asked."""
@@ -88,13 +89,13 @@ class IngestNotes:
             return None
 
     async def _key_of(self, scope: Scope, tenant_id: UUID) -> UUID | None:
-        told = told_from(scope)
         if "user" in scope:
             key_id: UUID = scope["user"].id
             return key_id
         was_asked = "tenant" in scope["state"] and scope["path"].startswith(PROTECTED)
         if was_asked or (key := credential(scope)) is None:
-            return None if told is None else told.key_id
+            refusal = refusal_from(scope)
+            return None if refusal is None else refusal.key_id
         # A wrong path or a wrong head was refused before anybody looked at the key.
         try:
             principal = await self._keys.find_principal(tenant_id, key)
@@ -104,11 +105,9 @@ class IngestNotes:
 
 
 def _sender(scope: Scope, signal: str, key_id: UUID | None) -> Sender:
-    headers = scope["headers"]
-    agents = values_of(headers, b"user-agent")
-    types = values_of(headers, b"content-type")
-    client, version = client_of(agents[0] if agents else b"")
-    return Sender(key_id, signal, _encoding(types[0] if len(types) == 1 else b""), client, version)
+    types = values_of(scope["headers"], b"content-type")
+    encoding = _encoding(types[0] if len(types) == 1 else b"")
+    return sender_of(scope["headers"], key_id=key_id, signal=signal, encoding=encoding)
 
 
 @lru_cache(maxsize=256)
