@@ -355,6 +355,17 @@ def test_a_folder_of_something_else_is_said_to_be_one(laptop, new_customer, tmp_
     assert "no session of codex in what was read" in ended.err
 
 
+def test_what_was_read_as_another_clients_is_still_to_be_read(laptop, new_customer):
+    customer = new_customer()
+
+    mistaken = laptop.run(customer, "claude-code", str(laptop.home / ".codex" / "sessions"))
+    laptop.run(customer, "codex")
+
+    assert "no session of claude-code in what was read" in mistaken.err
+    assert customer.figures() == WHOLE["codex"]
+
+
+
 @pytest.mark.parametrize(
     "more", [["--user", "ada"], ["--since", "yesterday"], ["--timeout", "0"], ["nowhere.jsonl"]]
 )

@@ -158,8 +158,9 @@ def _import(
         since_ns=since_ns,
         is_again=is_again,
     )
-    # Whoever says another person than before means that it was not theirs.
-    target = f"{place.shown} {place.asked} {user_email or ''}"
+    # Whoever says another person than before means that it was not theirs; and what was read as
+    # another client's transcripts was not read.
+    target = f"{client} {place.shown} {place.asked} {user_email or ''}"
     kept = Progresses(folder_of(os.environ, target))
     _announce(task, place, path, is_dry_run=is_dry_run)
     try:
