@@ -99,6 +99,20 @@ async def test_processes_that_write_the_same_lines_add_exactly(engine, new_tenan
         assert line["first_at"] <= min((one["first_at"] for one in own), default=line["last_at"])
 
 
+async def test_a_version_that_no_text_can_hold_takes_no_other_line_with_it(engine, new_tenant):
+    tenant = await new_tenant()
+    diary = Diary(engine)
+    one, other, *_ = senders(1)
+    diary.refuse(tenant.id, one, 401, "this key is not one of this tenant's")
+    diary.accept(tenant.id, other, Taken(1, agent="codex", agent_version="1.0\0"))
+
+    await diary.flush(tenant.id)
+
+    lines = {row["id"]: row for row in await lines_of(engine, tenant.id)}
+    assert lines[one.id]["refused_requests"] == 1
+    assert lines[other.id]["agent_version"] == "1.0 "
+
+
 async def test_two_processes_together_stay_within_the_bounds(engine, new_tenant):
     tenant = await new_tenant()
     diaries = [Diary(engine), Diary(engine)]

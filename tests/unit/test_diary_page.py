@@ -141,6 +141,18 @@ def test_an_agent_of_another_version_replaces_the_one_before():
     assert line.sender.client_version == "2.0"
 
 
+def test_an_agent_is_named_as_it_can_be_stored():
+    page = DiaryPage()
+    page.accept(SENDER, Taken(1, agent="co\0dex", agent_version="1\ud800" + "2" * 1000), at(0))
+
+    (line,) = page.lines
+
+    assert line.agent == "co dex"
+    assert line.agent_version is not None
+    assert line.agent_version.startswith("1 22")
+    assert len(line.agent_version) == MAX_REASON_LENGTH
+
+
 def test_a_page_that_comes_back_is_added_to_what_came_meanwhile():
     first, second, whole = DiaryPage(), DiaryPage(), DiaryPage()
     for number, page in enumerate([first, first, second, second, second]):

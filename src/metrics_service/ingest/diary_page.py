@@ -115,7 +115,7 @@ class Line(msgspec.Struct):
         self.accepted_items += taken.items
         self.last_at = self.last_accepted_at = at
         self.last_accepted_items = taken.items
-        self._recognise(taken.agent, taken.agent_version)
+        self._recognise(_named(taken.agent), _named(taken.agent_version))
         for reason, count in taken.refused.items():
             self.refused_items += count
             self.last_refused_at = at
@@ -204,6 +204,11 @@ class DiaryPage:
             return self._strangers <= MAX_STRANGERS_LINES
         self._named += 1
         return self._named <= MAX_LINES
+
+
+def _named(name: str | None) -> str | None:
+    """What a client calls itself, as it can be stored: one that cannot would take the page with it."""
+    return None if name is None else _told(name)
 
 
 def _told(reason: str) -> str:
