@@ -143,6 +143,23 @@ def never_end(connection: socket.socket) -> None:
         threading.Event().wait(0.05)
 
 
+def never_answer(connection: socket.socket) -> None:
+    """Say now and then that the answer is to come."""
+    connection.recv(1)
+    for _ in itertools.count():
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        threading.Event().wait(0.05)
+
+
+def never_end_head(connection: socket.socket) -> None:
+    """Answer with a header that grows for ever, a little at a time."""
+    connection.recv(1)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nserver: ")
+    for _ in itertools.count():
+        connection.sendall(b"x")
+        threading.Event().wait(0.05)
+
+
 def page_over_http_2(connection: socket.socket) -> None:
     """A gateway that speaks HTTP/2 and knows no gRPC: every request is answered with 404."""
     # RFC 9113: a frame is its length, type, flags, stream and payload. RFC 7541: 0x8d is `:status: 404`.

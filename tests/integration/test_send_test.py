@@ -20,7 +20,9 @@ from broken_servers import (
     full,
     grpc_answering,
     hang_up,
+    never_answer,
     never_end,
+    never_end_head,
     new_certificate,
     page_over_http_2,
     say_nothing,
@@ -522,6 +524,16 @@ def test_an_answer_without_end_is_left(laptop):
     assert time.monotonic() - started < 8
 
 
+@pytest.mark.parametrize("talk", [never_answer, never_end_head])
+def test_a_head_without_end_is_left(laptop, talk):
+    with accepting(talk) as port:
+        started = time.monotonic()
+        found = symptom(laptop, "http/protobuf", port, "--timeout", "1")
+
+    assert found == "silent"
+    assert time.monotonic() - started < 8
+
+
 # -- certificates -----------------------------------------------------------------------------------
 
 
@@ -612,6 +624,8 @@ def test_a_redirect_to_https_is_the_endpoint_to_use(laptop):
         b"[1]",
         b"{",
         json.dumps({"message": 5}).encode(),
+        b'{"message": "\xff"}',
+        b'{"message": ' * 100_000,
     ],
 )
 def test_refusals_in_json_are_read_with_care(laptop, body):

@@ -18,6 +18,7 @@ from metrics_service.otlp.from_protobuf import (
     points_from_protobuf,
     spans_from_protobuf,
 )
+from metrics_service.send_test.answers import JSON, HttpAnswer, Meaning, read_answer
 from metrics_service.send_test.as_json import as_json
 from metrics_service.send_test.diagnosis import ADVICE, UNREACHED, Finding, Symptom
 from metrics_service.send_test.endpoint import parse_endpoint, parse_told
@@ -185,3 +186,31 @@ def test_secrets_are_blotted_out_of_whatever_is_said():
 
 def test_a_proxy_is_named_without_its_password():
     assert Proxy("http_proxy", "http://user:pass@proxy:3128/").place == "proxy:3128"
+
+
+# -- answers that are made to break something ---------------------------------------------------------
+
+
+def meaning_of(status: int, body: bytes, **headers: str) -> Meaning:
+    endpoint = parse_endpoint("http://127.0.0.1:8000", host=None)
+    answer = HttpAnswer(status, {"content-type": JSON} | headers, body)
+    return read_answer(answer, endpoint, "logs", sent=JSON, has_credential=True)
+
+
+@pytest.mark.parametrize("body", [b'{"a":' * 100_000, b'{"partialSuccess": "\xff"}'])
+def test_a_success_that_cannot_be_read_is_none(body):
+    finding = meaning_of(200, body).finding
+
+    assert finding is not None
+    assert finding.symptom is Symptom.NOT_OTLP
+
+
+def test_less_than_nothing_cannot_be_refused():
+    body = b'{"partialSuccess": {"rejectedLogRecords": "-5", "errorMessage": "a word"}}'
+
+    assert meaning_of(200, body) == Meaning(None, "a word", 0)
+
+
+@pytest.mark.parametrize(("asked", "told"), [("7", " in 7 s"), ("9" * 1000, "")])
+def test_only_a_wait_that_may_be_meant_is_passed_on(asked, told):
+    assert meaning_of(429, b"{}", **{"retry-after": asked}).finding == Finding(Symptom.BUSY, told)

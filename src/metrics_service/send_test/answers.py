@@ -21,11 +21,14 @@ JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 MAX_MESSAGE = 300
 MAX_SEEN = 80
+MAX_DIGITS = 6
 # As the throttle of the server says it, which counts keys that fail.
 _FAILED_TOO_OFTEN = "too many failed authentications"
 # What Go's servers and nginx say to plain HTTP where they expect TLS.
 _WANTS_TLS = (b"to an HTTPS server", b"sent to HTTPS port")
 _BUSY = frozenset({429, 502, 503, 504})
+# JSON that is none, that is no UTF-8, or that is nested too deeply.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 SIGNAL_PATHS = ("/v1/logs", "/v1/metrics", "/v1/traces")
 
 
@@ -79,7 +82,7 @@ def read_answer(
 def of_message(message: Any, signal: Signal) -> Meaning:
     """What a decoded success says of refused items."""
     partial = message.partial_success
-    rejected = int(getattr(partial, KINDS[signal].rejected))
+    rejected = max(0, int(getattr(partial, KINDS[signal].rejected)))
     finding = Finding(Symptom.ITEMS_REFUSED) if rejected else None
     return Meaning(finding, partial.error_message[:MAX_MESSAGE], rejected)
 
@@ -139,7 +142,7 @@ def _of_success(answer: HttpAnswer, signal: Signal, sent: str) -> Meaning:
             ParseDict(msgspec.json.decode(answer.body), message)
         else:
             message.ParseFromString(answer.body)
-    except (msgspec.DecodeError, ParseError, DecodeError, TypeError, AttributeError):
+    except (*_UNREADABLE, ParseError, DecodeError, TypeError, AttributeError):
         return Meaning(Finding(Symptom.NOT_OTLP, f"{answer.looks}, of another form"))
     return of_message(message, signal)
 
@@ -153,7 +156,7 @@ def _status_message(answer: HttpAnswer) -> str | None:
             return None
     try:
         said = msgspec.json.decode(answer.body) if "json" in answer.media_type else None
-    except msgspec.DecodeError:
+    except _UNREADABLE:
         return None
     if not isinstance(said, dict):
         return None
@@ -192,5 +195,7 @@ def busy(message: str, wait_s: str | None) -> Finding:
     """What to say of a server that wants to be asked again, perhaps after some seconds."""
     if _FAILED_TOO_OFTEN in message:
         return Finding(Symptom.TOO_MANY_FAILURES)
-    is_told = wait_s is not None and wait_s.isdecimal() and wait_s != "0"
+    is_told = (
+        wait_s is not None and wait_s.isdecimal() and wait_s != "0" and len(wait_s) <= MAX_DIGITS
+    )
     return Finding(Symptom.BUSY, f" in {wait_s} s" if is_told else "")

@@ -18,6 +18,7 @@ from metrics_service.send_test.as_json import as_json
 from metrics_service.send_test.diagnosis import Finding, Symptom
 from metrics_service.send_test.endpoint import Endpoint, Told
 from metrics_service.send_test.environment import Proxy, find_proxy, trusted
+from metrics_service.send_test.patience import Patience
 from metrics_service.send_test.probe import HTTP, find_cause
 from metrics_service.send_test.session import Export
 
@@ -42,6 +43,7 @@ class HttpSender:
         self._is_json = protocol == "http/json"
         self.proxy = find_proxy(endpoint, is_grpc=False)
         self._client = new_client(self.proxy, told)
+        self._patience = Patience(told.timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +86,7 @@ class HttpSender:
                 "content-type": media_type,
             },
             content=body,
-            extensions=sni_of(self._endpoint),
+            extensions={**sni_of(self._endpoint), "trace": self._patience.note},
         )
         with self._open(request) as response:
             body = _beginning(response, deadline)
@@ -92,7 +94,8 @@ class HttpSender:
 
     @contextmanager
     def _open(self, request: httpx.Request) -> Iterator[httpx.Response]:
-        response = self._client.send(request, stream=True)
+        with self._patience.for_head():
+            response = self._client.send(request, stream=True)
         try:
             yield response
         finally:

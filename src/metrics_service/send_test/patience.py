@@ -1,0 +1,60 @@
+"""Bounds how long a server may take for the head of its answer, however much it says meanwhile.
+
+A client's own timeout is for silence: whoever sends a byte, or `100 Continue`, now and then has it wait
+for ever.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Timer
+from typing import Any
+
+import httpx
+
+_CONNECTED = (".connect_tcp.complete", ".start_tls.complete")
+
+
+class Patience:
+    """Waits for the answers to one client's requests, one at a time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._socket: socket.socket | None = None
+        self._is_over = False
+
+    def note(self, event: str, info: Mapping[str, Any]) -> None:
+        """Hear of the client's connection (`trace` among httpcore's request extensions)."""
+        if event.endswith(_CONNECTED):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self._is_over:
+                self._hang_up()
+
+    @contextmanager
+    def for_head(self) -> Iterator[None]:
+        """Wait no longer than that; raises `httpx.ReadTimeout` then."""
+        self._is_over = False
+        timer = Timer(self._timeout_s, self._end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except httpx.HTTPError as error:
+            if self._is_over:
+                raise httpx.ReadTimeout("the head of the answer does not end") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            # Whoever reads from it wakes up. The way of the plain socket, for TLS too: its own would
+            # take the decryption away from the one who reads.
+            with suppress(OSError):
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
