@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
+import msgspec
 import pytest
 from inbox import CLAUDE, Inbox, Request, claude_logs, claude_spans, log, ns, spanned
 from vectors import logs, record
@@ -201,6 +203,32 @@ async def test_spans_of_a_subagent_belong_to_the_session(inbox):
     )  # fmt: skip
 
     assert await inbox.session_names() == ["s"]
+
+
+@pytest.mark.parametrize("is_live_first", [True, False])
+async def test_who_and_where_stay_as_they_were_said_live(inbox, is_live_first):
+    live = typed(1, "u-1", user__email="ada@example.com", vcs__ref__head__name="main")
+    later = typed(2, "u-2", user__email="eve@example.com", vcs__ref__head__name="other")
+    by_key = uuid4(), uuid4()
+    requests = [(claude_logs(live), by_key[0]), (imported(later), by_key[1])]
+
+    for request, key_id in requests if is_live_first else reversed(requests):
+        await inbox.send(request, key_id=key_id)
+
+    session = await inbox.session("s")
+    assert session.user_email == "ada@example.com"
+    assert session.branch == "main"
+    assert msgspec.json.decode(session.claims) == {
+        "ingest.key": str(by_key[0]),
+        "user.email": "ada@example.com",
+    }
+
+
+async def test_of_two_transcripts_the_later_says_who(inbox):
+    await inbox.send(imported(typed(2, "u-2", user__email="ada@example.com")))
+    await inbox.send(imported(typed(1, "u-1", user__email="eve@example.com")))
+
+    assert (await inbox.session("s")).user_email == "ada@example.com"
 
 
 async def test_another_tenants_session_is_not_touched(engine, new_tenant):

@@ -18,6 +18,8 @@ from metrics_service.ingest.telemetry import EventRecord, Key, SessionPart, Tele
 
 IMPORT_SCOPE = "metrics-service.import"
 """The instrumentation scope of records that are made of transcripts."""
+LONG_BEFORE_NS = 5 * 10**18
+"""So much earlier than it happened does a transcript say who and where: what was said live stays."""
 
 
 class Recorded(Telemetry):

@@ -30,6 +30,7 @@ from metrics_service.ingest.held_sessions import (
 from metrics_service.ingest.known_people import KnownPeople, look_up_people
 from metrics_service.ingest.parts import IMPORT, ModelPart, ToolPart
 from metrics_service.ingest.prices import Prices, estimate_micros
+from metrics_service.ingest.recorded import LONG_BEFORE_NS
 from metrics_service.ingest.recorded_events import give_way
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import Tally, add, figures_of_model, figures_of_tool
@@ -224,11 +225,14 @@ async def _people(
 ) -> KnownPeople:
     """The people whom the request claims, or proves by its key, to have done it."""
     for session in out.sessions.values():
+        is_recorded = session.signals == {IMPORT}
         if key_id is not None:
-            session.say(f"@{SENT_BY}", str(key_id), session.last_ns)
+            # Rules may make a person of it: whoever brings in what is there already changes nobody.
+            said_ns = session.last_ns - LONG_BEFORE_NS if is_recorded else session.last_ns
+            session.say(f"@{SENT_BY}", str(key_id), said_ns)
         if owner is not None:
             # What a laptop recorded may be of whoever used it before.
-            claim = IMPORTER if session.signals == {IMPORT} else OWNER
+            claim = IMPORTER if is_recorded else OWNER
             session.say(f"@{claim}", str(owner), session.last_ns)
     said = [session.said for session in out.sessions.values()]
     return await look_up_people(connection, out.tenant_id, said)

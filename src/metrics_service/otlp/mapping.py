@@ -9,7 +9,7 @@ from typing import Any
 
 from metrics_service.ingest.content import MAX_NAME, is_content, rest
 from metrics_service.ingest.parts import IMPORT, LOGS, METRICS, TRACES
-from metrics_service.ingest.recorded import IMPORT_SCOPE, Recorded
+from metrics_service.ingest.recorded import IMPORT_SCOPE, LONG_BEFORE_NS, Recorded
 from metrics_service.ingest.telemetry import Point, SessionPart, Telemetry
 from metrics_service.otlp.agents import AGENTS
 from metrics_service.otlp.agents.agent import Agent, Metric, ignore
@@ -41,6 +41,7 @@ _LISTS = frozenset({"workspace_paths"})
 # What browsers and servers call a session is none of an agent's.
 _KEYS_OF_STRANGERS = SESSION_KEYS[:1]
 _LONG_NS = 10**18
+_NEVER_NS = -(10**19)
 MICROS = "usd_micros"
 TURN = 256
 
@@ -217,17 +218,19 @@ def _listen(
 
     Items say the same again and again: it is kept once, with when it was said last.
     """
+    if source.scope == IMPORT_SCOPE:
+        time_ns -= LONG_BEFORE_NS
     names, values_of = _spoken(tuple(filter(_SPOKEN.__contains__, attributes)), agent.deaf)
     if names:
         values = values_of(attributes)
         try:
-            if session.words.get((names, values), -1) < time_ns:
+            if session.words.get((names, values), _NEVER_NS) < time_ns:
                 session.words[names, values] = time_ns
         except TypeError:
             # A list cannot be remembered so; few clients send any.
             for name in names:
                 _say(session, name, attributes[name], time_ns)
-    if session.last_by_source.get(source.digest, -1) < time_ns:
+    if session.last_by_source.get(source.digest, _NEVER_NS) < time_ns:
         session.last_by_source[source.digest] = time_ns
 
 
