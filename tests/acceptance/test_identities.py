@@ -238,3 +238,28 @@ async def test_a_past_that_cannot_be_reached_is_not_complete(new_tenant, tell, a
     assert assigned["identity"]["user"]["email"] == EVE
     again = await ask(tenant, "PATCH", f"{PATH}/{identity['id']}", {"user_email": EVE})
     assert again["past"] == {"moved_sessions": 1, "is_complete": True}
+
+
+async def test_a_rule_whose_removal_was_cut_off_is_removed_again(
+    new_tenant, tell, ask, monkeypatch
+):
+    tenant = await new_tenant()
+    await tell(tenant, "a", user__email=ADA)
+    rule = {"kind": "email_domain", "value": "old.example.com", "user_email": EVE}
+    made = await ask(tenant, "POST", RULES, rule, status=201)
+    path = f"{RULES}/{made['rule']['id']}"
+
+    async def fail(*_):
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(followers, "follow", fail)
+    await ask(tenant, "DELETE", path, status=204)
+    monkeypatch.undo()
+    left = await user_of(ask, tenant, "a")
+    other = await new_tenant()
+    await ask(other, "DELETE", path, status=404)
+    await ask(tenant, "DELETE", path, status=204)
+
+    assert left == (EVE, "rule")
+    assert await user_of(ask, tenant, "a") == (ADA, "claim")
+    await ask(tenant, "DELETE", path, status=404)

@@ -218,3 +218,15 @@ async def has_key(connection: ContextConnection, key_id: UUID) -> bool:
         "SELECT EXISTS (SELECT FROM shared.list_api_keys() k WHERE k.id = $1)", key_id
     )
     return bool(found)
+
+
+async def has_named(connection: ContextConnection, rule_id: UUID) -> bool:
+    """Whether there are sessions that are whose they are by this rule, though it may be gone."""
+    found = await connection.fetchval(
+        """
+        SELECT EXISTS (
+            SELECT FROM metrics_sessions WHERE telemetry -> 'known' ->> 'rule_id' = $1)
+        """,
+        str(rule_id),
+    )
+    return bool(found)

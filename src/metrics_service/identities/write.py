@@ -23,6 +23,7 @@ from metrics_service.identities.repository import (
     find_identity,
     find_rule,
     has_key,
+    has_named,
     rule_views,
 )
 from metrics_service.identities.schemas import (
@@ -90,12 +91,17 @@ async def make_rule(caller: Caller, followers: Followers, data: RuleIn) -> tuple
 
 
 async def remove_rule(caller: Caller, followers: Followers, rule_id: UUID) -> None:
-    """Remove a rule; sessions go back to whom they were without it."""
+    """Remove a rule; sessions go back to whom they were without it.
+
+    Asked again it goes on where sessions were left behind, as by a server that ended. Raises
+    `NotFoundError` when there is neither the rule nor a session that it named.
+    """
     async with caller.writing() as connection:
         row = await drop_rule(connection, rule_id)
-        if row is None:
+        if row is None and not await has_named(connection, rule_id):
             raise NotFoundError("rule", rule_id)
-    await followers.follow(caller, Concerned(row["kind"], row["value"]))
+    concerned = ("rule", str(rule_id)) if row is None else (row["kind"], row["value"])
+    await followers.follow(caller, Concerned(*concerned))
 
 
 async def _chosen(connection: ContextConnection, data: Chosen) -> UUID | None:

@@ -32,6 +32,7 @@ WITH page AS (
             WHEN 'email_domain' THEN user_key_kind = 'email' AND split_part(user_key, '@', 2) = $4
             WHEN 'account_id' THEN $4 IN (claims ->> 'user.account_uuid', claims ->> 'user.account_id')
             WHEN 'key' THEN claims ->> 'ingest.key' = $4
+            WHEN 'rule' THEN telemetry -> 'known' ->> 'rule_id' = $4
         END)
     ORDER BY id LIMIT {SESSIONS_A_STEP}
 )
@@ -50,7 +51,7 @@ class Concerned(msgspec.Struct, frozen=True):
     """Which sessions a change is about: those of one identity, or those that a rule may name."""
 
     what: str
-    """`identity`, or the kind of a rule."""
+    """`identity`, the kind of a rule, or `rule` for those that one has named already."""
     value: str
     kind: str | None = None
     """Of the identity."""
