@@ -365,7 +365,6 @@ def test_what_was_read_as_another_clients_is_still_to_be_read(laptop, new_custom
     assert customer.figures() == WHOLE["codex"]
 
 
-
 @pytest.mark.parametrize(
     "more", [["--user", "ada"], ["--since", "yesterday"], ["--timeout", "0"], ["nowhere.jsonl"]]
 )

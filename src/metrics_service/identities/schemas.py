@@ -46,13 +46,17 @@ class IdentityQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=
     kind: (
         Annotated[
             ShortText,
-            Meta(description="`email`, or the attribute that claims it: `user.id`, `installation.id`."),
+            Meta(
+                description="`email`, or the attribute that claims it: `user.id`, `installation.id`."
+            ),
         ]
         | None
     ) = None
     value: Annotated[ShortText, Meta(description="The claim's very words.")] | None = None
     user_id: Annotated[UUID, Meta(description="Assigned to, or made for, this user.")] | None = None
-    is_assigned: Annotated[bool, Meta(description="Whether somebody said whose it is.")] | None = None
+    is_assigned: Annotated[bool, Meta(description="Whether somebody said whose it is.")] | None = (
+        None
+    )
     sort: Literal["created_at", "-created_at"] = "-created_at"
 
 
