@@ -17,6 +17,10 @@ from metrics_service.transcripts.state import Progress, print_of
 Client = Literal["claude-code", "codex"]
 
 
+# Nested too deeply, or with a number that no clock and no counter has ever said.
+_UNREADABLE = (UnreadableLineError, RecursionError, OverflowError)
+
+
 class Troubles(msgspec.Struct):
     """What was passed over."""
 
@@ -61,7 +65,7 @@ class Transcript:
             for line in read_lines(file, self._offset):
                 try:
                     yield from filter(self._is_wanted, self._told(line))
-                except UnreadableLineError:
+                except _UNREADABLE:
                     if not line.is_ended:
                         # Still being written: next time it may be whole.
                         break

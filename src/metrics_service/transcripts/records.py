@@ -84,7 +84,9 @@ def told(**attributes: Attribute | None) -> dict[str, Attribute]:
     return {
         name.replace("__", "."): value[:MAX_TEXT] if isinstance(value, str) else value
         for name, value in attributes.items()
-        if value is not None and value != "" and (isinstance(value, str) or value < MAX_NUMBER)
+        if value is not None
+        and value != ""
+        and (isinstance(value, str) or -MAX_NUMBER <= value < MAX_NUMBER)
     }
 
 
