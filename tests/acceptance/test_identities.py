@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import uuid4
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from acceptance.export import log, logs
 from acceptance.talk import check_problem
 from metrics_service.identities import followers
+from metrics_service.ingest import write_telemetry
+from metrics_service.ingest.known_people import look_up_people
 
 PATH, RULES = "/api/v1/identities", "/api/v1/identity-rules"
 ADA, EVE = "ada@old.example.com", "eve@example.com"
@@ -204,6 +207,34 @@ async def test_another_tenants_identity_rule_and_user_do_not_exist(new_tenant, t
     their_keys = (await ask(other, "GET", "/api/v1/keys"))["data"]
     named = {"kind": "key", "value": their_keys[0]["id"], "user_email": EVE}
     await ask(tenant, "POST", RULES, named, status=422)
+
+
+async def test_what_was_looked_up_before_a_change_is_waited_for(
+    new_tenant, tell, ask, client, monkeypatch
+):
+    tenant = await new_tenant()
+    await tell(tenant, "a", user__email=ADA)
+    identity = await the_identity(ask, tenant)
+    has_looked, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def look_up(*given):
+        found = await look_up_people(*given)
+        has_looked.set()
+        await may_go_on.wait()
+        return found
+
+    monkeypatch.setattr(write_telemetry, "look_up_people", look_up)
+    late = asyncio.create_task(tell(tenant, "late", user__email=ADA))
+    await has_looked.wait()
+    assigned = await ask(tenant, "PATCH", f"{PATH}/{identity['id']}", {"user_email": EVE})
+    may_go_on.set()
+    await late
+    monkeypatch.undo()
+
+    assert assigned["past"] == {"moved_sessions": 0, "is_complete": False}
+    again = await ask(tenant, "PATCH", f"{PATH}/{identity['id']}", {"user_email": EVE})
+    assert again["past"]["is_complete"] is True
+    assert [await user_of(ask, tenant, name) for name in ("a", "late")] == [(EVE, "assigned")] * 2
 
 
 async def test_an_answer_does_not_wait_for_a_long_past(new_tenant, tell, ask, monkeypatch):

@@ -426,7 +426,7 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/db/statements.py": {"' AND '.join(self._conditions)"},
     # A uuid's digits and an integer: anything else has no such attribute, or is no number.
     "src/metrics_service/db/tenancy.py": {
-        "int(self.timeout_ms)", "mode", "self.tenant_id.hex", "user",
+        "begun", "int(self.timeout_ms)", "key", "mode", "self.tenant_id.hex", "user",
     },
     "src/metrics_service/http/idempotency.py": {"KEPT"},
     # Names from the allow-lists of sources and measures, and their constant expressions.

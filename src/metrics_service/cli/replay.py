@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from functools import partial
 
+import msgspec
 import rich_click as click
 
 from metrics_service.cli.connect import Opened, opened_database
@@ -13,6 +14,7 @@ from metrics_service.cli.output import Advance, json_option, print_columns, prin
 from metrics_service.cli.signals import run_async
 from metrics_service.db.engine import runtime_engine
 from metrics_service.db.tenancy import TenantContext, tenant_connection
+from metrics_service.ingest.known_people import PEOPLE_LOCK
 from metrics_service.ingest.prices import load_prices
 from metrics_service.otlp.replay import Changes, Replay, Replayed, alone
 from metrics_service.tenants.registry import Tenant
@@ -76,7 +78,9 @@ async def _replay(
     # connection would.
     guard = runtime_engine(opened.addresses.direct, pool_max=1)
     context = TenantContext(tenant.id, timeout_ms=STATEMENT_TIMEOUT_MS)
-    door = partial(tenant_connection, engine, context)
+    # It looks people up as ingest does.
+    ingesting = msgspec.structs.replace(context, shared_lock=PEOPLE_LOCK)
+    door = partial(tenant_connection, engine, ingesting)
     try:
         async with alone(partial(tenant_connection, guard, context), tenant.id):
             again = Replay(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from hashlib import sha256
 from types import TracebackType
 from typing import Any, cast
 from uuid import UUID
@@ -40,6 +41,8 @@ class TenantContext(msgspec.Struct, frozen=True):
     read_only: bool = False
     is_snapshot: bool = False
     """Whether all of its statements see the rows of one moment."""
+    shared_lock: str | None = None
+    """A lock of the tenant's, by name, that it holds together with others like it until it ends."""
 
     def begin(self) -> str:
         """BEGIN and the context in one message; digits of uuids and an integer need no quoting."""
@@ -47,10 +50,20 @@ class TenantContext(msgspec.Struct, frozen=True):
         if self.read_only:
             mode += " READ ONLY"
         user = f"'{self.user_id.hex}'" if self.user_id else "NULL"
-        return (
+        begun = (
             f"BEGIN{mode}; "
             f"SELECT shared.enter_tenant('{self.tenant_id.hex}', {user}, {int(self.timeout_ms)})"
         )
+        if self.shared_lock is None:
+            return begun
+        key = lock_key(self.tenant_id, self.shared_lock)
+        return f"{begun}; SELECT pg_advisory_xact_lock_shared({key})"
+
+
+def lock_key(tenant_id: UUID, name: str) -> int:
+    """The number by which a tenant's lock goes, in this process as in all others."""
+    digest = sha256(f"{name}\0{tenant_id.hex}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 class Nobody:

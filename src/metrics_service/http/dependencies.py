@@ -26,6 +26,7 @@ from metrics_service.http.links import LinkSigner
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.turns import Turns
 from metrics_service.ingest.diary import Diary
+from metrics_service.ingest.known_people import PEOPLE_LOCK
 from metrics_service.ingest.raw_requests import RawSweeper
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
@@ -105,6 +106,11 @@ class Caller(msgspec.Struct, frozen=True):
     def writing(self) -> AbstractAsyncContextManager[ContextConnection]:
         """The door for hot SQL; commits when it closes."""
         return tenant_connection(self.database.engine, self.context(read_only=False))
+
+    def ingesting(self) -> AbstractAsyncContextManager[ContextConnection]:
+        """As `writing`, for telemetry: who changes who is who can wait for all of these."""
+        context = msgspec.structs.replace(self.context(read_only=False), shared_lock=PEOPLE_LOCK)
+        return tenant_connection(self.database.engine, context)
 
 
 async def provide_caller(request: AnyRequest) -> Caller:

@@ -10,7 +10,7 @@ import structlog
 from metrics_service.errors import UnavailableError
 from metrics_service.http.dependencies import Caller
 from metrics_service.identities.schemas import Followed
-from metrics_service.ingest.past_sessions import Concerned, follow
+from metrics_service.ingest.past_sessions import Concerned, follow, wait_for_ingest
 
 PATIENCE_S = 2.0
 """How long an answer waits for the past; most tenants' is over by then."""
@@ -81,6 +81,8 @@ class Followers:
 
 
 async def _walk(caller: Caller, following: _Following) -> None:
+    async with caller.writing() as connection:
+        await wait_for_ingest(connection, caller.tenant_id)
     after = FIRST
     while True:
         async with caller.database.turns.take(caller.tenant_id), caller.writing() as connection:

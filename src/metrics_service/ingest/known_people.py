@@ -23,6 +23,9 @@ Source = Literal["key", "assigned", "rule", "claim", "stated"]
 RuleKind = Literal["account_id", "email_domain", "key"]
 Said = Mapping[str, tuple[int, Any]]
 
+PEOPLE_LOCK = "people"
+"""Whoever stores telemetry shares it, from before people are looked up until all is committed."""
+
 ACCOUNT_IDS = ("user.account_uuid", "user.account_id")
 RULE_ORDER: tuple[RuleKind, ...] = ("account_id", "email_domain", "key")
 """The most exact first."""

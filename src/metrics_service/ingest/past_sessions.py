@@ -10,10 +10,10 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.db.tenancy import ContextConnection
+from metrics_service.db.tenancy import ContextConnection, lock_key
 from metrics_service.ingest.handing_over import hand_over
 from metrics_service.ingest.held_sessions import Held, hold_sessions, identify, open_ledger, part_of
-from metrics_service.ingest.known_people import look_up_people
+from metrics_service.ingest.known_people import PEOPLE_LOCK, look_up_people
 from metrics_service.ingest.rows import as_json
 from metrics_service.ingest.session_state import State
 from metrics_service.ingest.telemetry_sessions import change_sessions
@@ -63,6 +63,14 @@ class Step(msgspec.Struct, frozen=True):
     last_id: UUID | None
     moved: int
     """Sessions that are another user's now."""
+
+
+async def wait_for_ingest(connection: ContextConnection, tenant_id: UUID) -> None:
+    """Wait for all who may have looked people up before a change that is committed now.
+
+    They would write down what held before, behind the back of whoever follows the change.
+    """
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", lock_key(tenant_id, PEOPLE_LOCK))
 
 
 async def follow(

@@ -77,7 +77,7 @@ async def _store(caller: Caller, out: Telemetry, raw: RawRequest | None) -> set[
     # Before it is written, which finds other names for some of it.
     told = told_by(out) if raw is not None else set()
     names: set[str] = set()
-    async with caller.writing() as connection:
+    async with caller.ingesting() as connection:
         if not out.is_empty:
             writer = caller.database.telemetry
             sender = caller.principal
