@@ -160,6 +160,24 @@ def never_end_head(connection: socket.socket) -> None:
         threading.Event().wait(0.05)
 
 
+def never_end_chunk(connection: socket.socket) -> None:
+    """Answer with a piece of which not even the size is ever said."""
+    connection.recv(1)
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n")
+    connection.sendall(b"transfer-encoding: chunked\r\n\r\n1;")
+    for _ in itertools.count():
+        connection.sendall(b"x")
+        threading.Event().wait(0.05)
+
+
+def flood(connection: socket.socket) -> None:
+    """Answer with a quarter of a GiB, of which any beginning is a success as good as none: unknown fields."""
+    connection.recv(1)
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n\r\n")
+    for _ in range(4096):
+        connection.sendall(b"\x12\0" * 32768)
+
+
 def page_over_http_2(connection: socket.socket) -> None:
     """A gateway that speaks HTTP/2 and knows no gRPC: every request is answered with 404."""
     # RFC 9113: a frame is its length, type, flags, stream and payload. RFC 7541: 0x8d is `:status: 404`.

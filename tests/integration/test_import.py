@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shutil
 import signal
 import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +20,16 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
+from broken_servers import (
+    Answer,
+    accepting,
+    answering,
+    flood,
+    never_answer,
+    never_end,
+    never_end_chunk,
+    never_end_head,
+)
 from command_line import (
     CommandLine,
     Ended,
@@ -27,6 +40,7 @@ from command_line import (
     without_ours,
 )
 from laptop import FOLDER, live_items
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from stories import Item, groups_of, request_of
 
 from metrics_service.db.addresses import Addresses
@@ -366,10 +380,118 @@ def test_what_was_read_as_another_clients_is_still_to_be_read(laptop, new_custom
 
 
 @pytest.mark.parametrize(
-    "more", [["--user", "ada"], ["--since", "yesterday"], ["--timeout", "0"], ["nowhere.jsonl"]]
+    "more",
+    [
+        ["--user", "ada"],
+        ["--since", "yesterday"],
+        ["--timeout", "0"],
+        ["nowhere.jsonl"],
+        ["--user", "ada@\x1b[31m"],
+        ["--user", "ada@\udcff"],
+        ["--endpoint", "http://a..b"],
+    ],
 )
 def test_wrong_usage_is_said_before_anything_is_read(laptop, new_customer, more):
     assert laptop.run(new_customer(), "codex", *more).code == 2
+
+
+def at_port(port: int) -> Customer:
+    """Whoever it is that answers there."""
+    return Customer("acme.localhost", KEY, KEY, f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("talk", "code", "words"),
+    [
+        (never_answer, 5, "says nothing in time"),
+        (never_end_head, 5, "says nothing in time"),
+        (never_end, 1, "without an end"),
+        (never_end_chunk, 1, "without an end"),
+        (flood, 1, "without an end"),
+    ],
+)
+def test_an_answer_without_end_is_left_and_acknowledges_nothing(laptop, talk, code, words):
+    tracemalloc.start()
+    with accepting(talk) as port:
+        started = time.monotonic()
+        ended = laptop.run(at_port(port), "codex", "--timeout", "1")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (ended.code, len(ended.err.splitlines())) == (code, 2)
+    assert words in ended.err
+    assert time.monotonic() - started < 8
+    assert peak < 32 * 1024 * 1024
+    assert laptop.kept == []
+
+
+def test_an_answer_that_is_packed_is_not_unpacked(laptop):
+    headers = {"content-type": PROTOBUF, "content-encoding": "gzip"}
+    packed = gzip.compress(b"\x12\0" * 64 * 1024 * 1024)
+    tracemalloc.start()
+    with answering(Answer(200, packed, headers)) as port:
+        ended = laptop.run(at_port(port), "codex")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (ended.code, "not OTLP's" in ended.err) == (1, True)
+    assert peak < 32 * 1024 * 1024
+
+
+def test_what_a_server_says_moves_no_cursor_and_repeats_no_key(laptop):
+    said = f"\x1b]0;x\x07\x9b31m\u202e{KEY}\nplanted"
+    partial = ExportLogsServiceResponse()
+    partial.partial_success.rejected_log_records = 10**9
+    partial.partial_success.error_message = said
+    refused = json.dumps({"detail": said}).encode()
+
+    for answer in (
+        Answer(200, partial.SerializeToString(), {"content-type": PROTOBUF}),
+        Answer(418, refused, {"content-type": "application/problem+json", "server": "\x9b31m"}),
+        Answer(418, b"", {"content-type": "text/\x9b31m", "server": "\x9b31m"}),
+    ):
+        with answering(answer) as port:
+            ended = laptop.run(at_port(port), "codex", "--json")
+        lines = [*ended.out.splitlines(), *ended.err.splitlines()]
+        assert ended.code == 1
+        assert all(line.isprintable() for line in lines), lines
+        assert ("planted" in "".join(lines)) == bool(answer.body)
+        assert KEY not in "".join(lines)
+        if answer.status == 200:
+            assert json.loads(ended.out)["sent_records"] == 0
+
+
+def test_a_transcript_may_have_any_name(laptop):
+    (path,) = (laptop.home / ".claude" / "projects").glob("*/*.jsonl")
+    place = laptop.home / os.fsdecode(b"a\xff\x1b[31m")
+    place.mkdir()
+    path.rename(place / os.fsdecode(b"\xfe\n.jsonl"))
+    (place / os.fsdecode(b"gone\xfe\x1b.jsonl")).symlink_to("nowhere")
+
+    with answering(Answer(200, b"", {"content-type": PROTOBUF})) as port:
+        first, again = (
+            laptop.run(at_port(port), "claude-code", str(place), "--json") for _ in range(2)
+        )
+        shown = laptop.run(at_port(port), "claude-code", str(place), "--again")
+
+    assert first.json()["sent_records"] > 0
+    assert again.json()["files_done_before"] == again.json()["files"] == 1
+    assert first.json()["unreadable_files"] == [
+        rf"{laptop.home}/a\xff [31m/gone\xfe .jsonl: No such file or directory"
+    ]
+    assert r"a\xff [31m" in shown.err
+    assert all(line.isprintable() for line in shown.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    "environ", [{"http_proxy": "socks5://127.0.0.1:1"}, {"SSL_CERT_FILE": "/nowhere/ca.pem"}]
+)
+def test_an_environment_that_cannot_be_used_is_wrong_usage(laptop, environ):
+    arguments = laptop.arguments(at_port(free_port()), "codex")
+
+    ended = laptop.line.here(*arguments, **environ)
+
+    assert (ended.code, next(iter(environ)) in ended.err) == (2, True)
 
 
 class Moody:
@@ -437,6 +559,16 @@ def test_a_server_that_says_when_is_left_alone_until_then(asked):
 
     assert len(waits) == 1
     assert 0 < waits[0] <= 7
+
+
+@pytest.mark.parametrize("asked", ["soon", "1 jan 99999999999999999999 10:00:00 GMT"])
+def test_a_server_that_says_when_in_no_way_is_tried_again_as_ever(asked):
+    waits: list[float] = []
+    with Moody(429, retry_after=asked) as server, server.sender(waits) as sender:
+        sender.send(b"")
+
+    assert len(waits) == 1
+    assert waits[0] <= 1
 
 
 def test_a_connection_that_breaks_is_tried_again_once_there_was_one():

@@ -25,12 +25,13 @@ from metrics_service.transcripts.lines import Line, read_lines
 from metrics_service.transcripts.reading import Client, Transcript
 from metrics_service.transcripts.records import Record, last_folder, remote
 from metrics_service.transcripts.sending import Sender, Taken
-from metrics_service.transcripts.state import Progress, Progresses, folder_of
+from metrics_service.transcripts.state import Progress, Progresses, file_id, folder_of
 
 FOLDER = Path(__file__).parent / "transcripts"
 CLAUDE_SESSION = "4eebee25-9871-430e-af6d-8353bff0e0a8"
 READERS: dict[str, Any] = {"claude-code": ClaudeReader, "codex": CodexReader}
 SECRET = "hunter2-planted"
+X = file_id("/x")
 
 
 def files(client: str) -> list[Path]:
@@ -39,7 +40,7 @@ def files(client: str) -> list[Path]:
 
 def read(client: Any, path: Path, kept: Progress | None = None) -> tuple[list[Record], Transcript]:
     (found,) = find_transcripts(path).files
-    transcript = Transcript(client, found, kept or Progress(str(path)), since_ns=0)
+    transcript = Transcript(client, found, kept or Progress(file_id(str(path))), since_ns=0)
     return [record for record in transcript.records() if record is not None], transcript
 
 
@@ -568,24 +569,39 @@ def test_what_was_read_before_a_file_broke_is_sent_as_its_clients_own(tmp_path, 
     assert len(summary.unreadable_files) == 1
 
 
+def test_a_session_that_only_its_file_names_is_sent_whatever_the_name(tmp_path):
+    line = assistant("r-1", 1, input_tokens=1)
+    del line["sessionId"]
+    written(tmp_path, line, name=os.fsdecode(b"s\xff\x1b"))
+    sender, kept = Heard(), Progresses(tmp_path / "state")
+    task = Task(client="claude-code", search=find_transcripts(tmp_path))
+
+    first, second = (send_all(task, kept, sender, lambda _: None) for _ in range(2))
+
+    (request,) = sender.requests
+    (record,) = request.resource_logs[0].scope_logs[0].log_records
+    assert record.attributes[1].value.string_value == r"s\xff "
+    assert (first.sent_records, second.files_done_before) == (1, 1)
+
+
 def test_progress_is_kept_apart_from_transcripts_and_by_where_it_goes(tmp_path):
     here = {"XDG_STATE_HOME": str(tmp_path)}
     one, other = (
         Progresses(folder_of(here, place)) for place in ("http://a acme", "http://a shop")
     )
 
-    one.keep(Progress("/x", offset=5))
+    one.keep(Progress(X, offset=5))
 
-    assert one.of("/x").offset == 5
-    assert other.of("/x").offset == 0
+    assert one.of(X).offset == 5
+    assert other.of(X).offset == 0
     assert folder_of({"XDG_STATE_HOME": "not/absolute"}, "x").is_relative_to(Path.home())
 
 
-@pytest.mark.parametrize("found", [b"", b"{", b"[]", b'{"path":"/other"}', b"\xff"])
+@pytest.mark.parametrize("found", [b"", b"{", b"[]", b'{"file":"other"}', b"\xff"])
 def test_progress_that_cannot_be_read_is_a_beginning(tmp_path, found):
     progresses = Progresses(tmp_path)
-    progresses.keep(Progress("/x", offset=5))
+    progresses.keep(Progress(X, offset=5))
     (place,) = tmp_path.iterdir()
     place.write_bytes(found)
 
-    assert progresses.of("/x") == Progress("/x")
+    assert progresses.of(X) == Progress(X)

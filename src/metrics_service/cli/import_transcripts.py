@@ -15,6 +15,7 @@ from metrics_service.cli.options import Moment
 from metrics_service.cli.output import json_option, print_json, progress, some
 from metrics_service.send_test.diagnosis import UnusableError
 from metrics_service.send_test.endpoint import Endpoint, Told, parse_endpoint, parse_told
+from metrics_service.send_test.plain import plain_path
 from metrics_service.settings import CLIENTS_KEY
 from metrics_service.transcripts.files import Search, find_transcripts
 from metrics_service.transcripts.importing import Task, look_through, send_all
@@ -148,7 +149,7 @@ def _import(
         place = parse_endpoint(endpoint, host=host)
     except UnusableError as error:
         raise click.UsageError(str(error)) from None
-    if user_email is not None and "@" not in user_email:
+    if user_email is not None and not ("@" in user_email and user_email.isprintable()):
         raise click.UsageError(f"--user {user_email!r} is no email address")
     since_ns = 0 if since is None else int(since.timestamp()) * 10**9
     task = Task(
@@ -165,6 +166,8 @@ def _import(
     _announce(task, place, path, is_dry_run=is_dry_run)
     try:
         summary = _run(task, kept, place, told, is_dry_run=is_dry_run)
+    except UnusableError as error:
+        raise click.UsageError(str(error)) from None
     except NotTakenError as error:
         click.echo(f"metrics-service: {without_passwords(str(error))}", err=True)
         return UNREACHABLE if error.is_unreached else FAILED
@@ -182,7 +185,7 @@ def _search(path: Path, since_ns: int) -> Search:
             click.echo(f"not read: {line}", err=True)
         late = "" if not since_ns else " that changed since --since"
         raise click.ClickException(
-            f"there are no transcripts at {path}{late}; in a folder, files that end in .jsonl are read"
+            f"there are no transcripts at {plain_path(path)}{late}; in a folder, files that end in .jsonl are read"
         )
     return search
 
@@ -211,7 +214,7 @@ def _announce(task: Task, place: Endpoint, path: Path, *, is_dry_run: bool) -> N
     )
     what = "Nothing is sent; this would go" if is_dry_run else "It goes"
     click.echo(
-        f"{len(task.search.files)} transcripts of {task.client} ({size / KIB / KIB:.1f} MiB) at {path}."
+        f"{len(task.search.files)} transcripts of {task.client} ({size / KIB / KIB:.1f} MiB) at {plain_path(path)}."
         f" {what} to {place.shown} ({place.asked}), {whose}, whoever it was who worked here.",
         err=True,
     )

@@ -38,6 +38,8 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    is_whole: bool = True
+    """False where only the beginning of the body was waited for."""
 
     @property
     def media_type(self) -> str:
@@ -136,6 +138,9 @@ def _of_success(answer: HttpAnswer, signal: Signal, sent: str) -> Meaning:
     if answer.media_type != sent:
         is_page = answer.media_type == "text/html"
         return Meaning(Finding(Symptom.FOREIGN if is_page else Symptom.NOT_OTLP, answer.looks))
+    if not answer.is_whole:
+        # Whatever the beginning says: what is acknowledged stands in the whole.
+        return Meaning(Finding(Symptom.NOT_OTLP, f"{answer.looks}, without an end"))
     message = KINDS[signal].answer()
     try:
         if sent == JSON:

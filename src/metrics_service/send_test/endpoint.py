@@ -25,7 +25,7 @@ _keyed = re.compile(rf"(?<={re.escape(KEYED_PREFIX)})[^/]+")
 _is_key = re.compile(r"[!-~]+").fullmatch
 _is_header_name = re.compile(r"[A-Za-z0-9_.-]+").fullmatch
 _is_header_value = re.compile(r"[ -~]*").fullmatch
-_is_host = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?").fullmatch
+_is_host = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?(:[0-9]{1,5})?").fullmatch
 # What an exporter says about its own bytes.
 _FRAMING = frozenset(
     {"connection", "content-encoding", "content-length", "content-type", "te", "transfer-encoding"}
@@ -154,11 +154,14 @@ def _url(text: str) -> httpx.URL:
         raise UnusableError(Symptom.SCHEME_OTHER, scheme[1])
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+        # As it is resolved, which knows of longer and empty labels too late, and `host` of odd ones.
+        url.raw_host.decode("ascii").encode("idna")
+        host = url.host
+    except (httpx.InvalidURL, UnicodeError):
         # Its own message repeats what may be a piece of a password.
         raise UnusableError(
             Symptom.URL_UNREADABLE,
-            "look at its port and for odd characters",
+            "look at its name and its port, and for odd characters",
             endpoint=_without_user(text),
         ) from None
     # Not of the parsed one, for which an empty query is none.
@@ -166,8 +169,8 @@ def _url(text: str) -> httpx.URL:
         raise UnusableError(Symptom.URL_HAS_QUERY)
     if url.userinfo:
         raise UnusableError(Symptom.URL_HAS_PASSWORD)
-    if not url.host or not 0 < (url.port or 1) < 65536:
-        problem = "its port is out of range" if url.host else "there is no host"
+    if not host or not 0 < (url.port or 1) < 65536:
+        problem = "its port is out of range" if host else "there is no host"
         raise UnusableError(Symptom.URL_UNREADABLE, problem, endpoint=text)
     return url
 

@@ -1,4 +1,4 @@
-"""Bounds how long a server may take for the head of its answer, however much it says meanwhile.
+"""Bounds how long a server may take for each part of its answer, however much it says meanwhile.
 
 A client's own timeout is for silence: whoever sends a byte, or `100 Continue`, now and then has it wait
 for ever.
@@ -25,6 +25,11 @@ class Patience:
         self._socket: socket.socket | None = None
         self._is_over = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the last part took too long: what came of it may not be all."""
+        return self._is_over
+
     def note(self, event: str, info: Mapping[str, Any]) -> None:
         """Hear of the client's connection (`trace` among httpcore's request extensions)."""
         if event.endswith(_CONNECTED):
@@ -33,8 +38,8 @@ class Patience:
                 self._hang_up()
 
     @contextmanager
-    def for_head(self) -> Iterator[None]:
-        """Wait no longer than that; raises `httpx.ReadTimeout` then."""
+    def for_part(self) -> Iterator[None]:
+        """Wait no longer than that for the head, or for the body; `httpx.ReadTimeout` where it fails then."""
         self._is_over = False
         timer = Timer(self._timeout_s, self._end)
         timer.daemon = True
@@ -43,7 +48,7 @@ class Patience:
             yield
         except httpx.HTTPError as error:
             if self._is_over:
-                raise httpx.ReadTimeout("the head of the answer does not end") from error
+                raise httpx.ReadTimeout("the answer does not end") from error
             raise
         finally:
             timer.cancel()

@@ -13,6 +13,7 @@ from metrics_service.send_test.endpoint import Target, Told
 from metrics_service.send_test.environment import Proxy
 from metrics_service.send_test.grpc_sender import GrpcSender
 from metrics_service.send_test.http_sender import HttpSender, Reply
+from metrics_service.send_test.plain import plain
 from metrics_service.send_test.session import Export, Session, new_session
 
 Progress = Callable[[str, int, int], None]
@@ -107,10 +108,10 @@ def _outcome(
         accepted=accepted,
         refused=export.items - accepted if reply.status else 0,
         status=reply.status,
-        message=told.hide(_plain(reply.meaning.message)),
+        message=told.hide(plain(reply.meaning.message)),
         duration_ms=duration_ms,
         symptom=None if finding is None else finding.symptom,
-        advice=None if finding is None else told.hide(_plain(target.endpoint.advice(finding))),
+        advice=None if finding is None else told.hide(plain(target.endpoint.advice(finding))),
     )
 
 
@@ -124,8 +125,3 @@ def _like(unreached: Outcome, export: Export) -> Outcome:
         message="",
         duration_ms=0.0,
     )
-
-
-def _plain(text: str) -> str:
-    """On one line, without what would move a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from metrics_service.send_test.plain import plain_path
+
 SUFFIX = ".jsonl"
 
 
@@ -25,7 +27,7 @@ class Search(msgspec.Struct):
 
     files: list[Found] = []
     unreadable: list[str] = []
-    """Files and folders, with the reason."""
+    """Files and folders as they can be shown, with the reason."""
 
 
 def find_transcripts(root: Path, *, since_ns: int = 0) -> Search:
@@ -40,7 +42,7 @@ def find_transcripts(root: Path, *, since_ns: int = 0) -> Search:
         try:
             status = os.stat(path)  # noqa: PTH116  # thousands of them
         except OSError as error:
-            search.unreadable.append(f"{path}: {error.strerror}")
+            search.unreadable.append(f"{plain_path(path)}: {error.strerror}")
             continue
         identity = (status.st_dev, status.st_ino)
         if not stat.S_ISREG(status.st_mode) or identity in seen:
@@ -57,7 +59,7 @@ def _paths(root: Path, search: Search) -> Iterator[str]:
         return
 
     def note(error: OSError) -> None:
-        search.unreadable.append(f"{error.filename}: {error.strerror}")
+        search.unreadable.append(f"{plain_path(error.filename)}: {error.strerror}")
 
     for folder, _, names in os.walk(root, onerror=note):
         for name in names:

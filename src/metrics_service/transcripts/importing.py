@@ -7,12 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
+from metrics_service.send_test.plain import plain_path
 from metrics_service.transcripts.events import as_request
-from metrics_service.transcripts.files import Search
+from metrics_service.transcripts.files import Found, Search
 from metrics_service.transcripts.reading import Client, Transcript
 from metrics_service.transcripts.records import Record
 from metrics_service.transcripts.sending import Sender, Taken
-from metrics_service.transcripts.state import Progress, Progresses
+from metrics_service.transcripts.state import Progress, Progresses, file_id
 from metrics_service.transcripts.summary import Count, Summary, add_record, summed_up
 
 BATCH = 1000
@@ -74,8 +75,9 @@ class _Delivery:
             self._progresses.keep(progress)
 
     def _note(self, taken: Taken, sent: int) -> None:
-        self._count.sent_records += sent - taken.rejected
-        self._count.refused_records += taken.rejected
+        refused = min(taken.rejected, sent)
+        self._count.sent_records += sent - refused
+        self._count.refused_records += refused
         if taken.message and taken.message not in self._count.server_said:
             self._count.server_said.append(taken.message)
 
@@ -115,19 +117,20 @@ class _Batches:
     def __iter__(self) -> Iterator[_Batch]:
         task = self._task
         for found in task.search.files:
-            kept = Progress(found.path) if task.is_again else self._progresses.of(found.path)
+            file = file_id(found.path)
+            kept = Progress(file) if task.is_again else self._progresses.of(file)
             transcript = Transcript(task.client, found, kept, since_ns=task.since_ns)
             self._count.files += 1
             if transcript.is_done():
                 self._count.files_done_before += 1
             else:
-                yield from self._read(transcript)
+                yield from self._read(transcript, found)
             self._done += found.size
             self._advance(self._done)
         if self._batch.records or self._batch.progresses:
             yield self._full()
 
-    def _read(self, transcript: Transcript) -> Iterator[_Batch]:
+    def _read(self, transcript: Transcript, found: Found) -> Iterator[_Batch]:
         try:
             for record in transcript.records():
                 if record is not None:
@@ -139,7 +142,7 @@ class _Batches:
                     yield self._full()
             self._batch.progresses.append(transcript.progress())
         except OSError as error:
-            self._count.unreadable_files.append(f"{error.filename}: {error.strerror}")
+            self._count.unreadable_files.append(f"{plain_path(found.path)}: {error.strerror}")
         self._count.unreadable_lines += transcript.troubles.unreadable_lines
         self._count.other_lines += transcript.other_lines
         self._count.long_lines += transcript.troubles.long_lines

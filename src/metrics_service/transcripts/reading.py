@@ -8,11 +8,12 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
+from metrics_service.send_test.plain import plain_path
 from metrics_service.transcripts import claude_code, codex
 from metrics_service.transcripts.files import Found
 from metrics_service.transcripts.lines import Line, read_lines
 from metrics_service.transcripts.records import Reader, Record, UnreadableLineError
-from metrics_service.transcripts.state import Progress, print_of
+from metrics_service.transcripts.state import Progress, file_id, print_of
 
 Client = Literal["claude-code", "codex"]
 
@@ -81,7 +82,7 @@ class Transcript:
         with Path(self._found.path).open("rb") as file:
             before = print_of(file, self._offset)
         return Progress(
-            path=self._found.path,
+            file=file_id(self._found.path),
             size=self._found.size,
             mtime_ns=self._found.mtime_ns if self._is_at_end else 0,
             offset=self._offset,
@@ -103,19 +104,19 @@ class Transcript:
         """The beginning, where what was left out is wanted now, or the file has become shorter."""
         is_older = self._since_ns < progress.since_ns
         if is_older or self._found.size < progress.offset:
-            return Progress(self._found.path)
+            return Progress(file_id(self._found.path))
         return progress
 
     def _begin(self, file: BinaryIO) -> None:
         if self._offset and print_of(file, self._offset) != self._progress.before:
             # Another file of the same name, or it was written anew.
-            self._progress = Progress(self._found.path)
+            self._progress = Progress(file_id(self._found.path))
             self._offset = 0
             self._reader = _reader(self._client, self._found, self._progress)
 
 
 def _reader(client: Client, found: Found, progress: Progress) -> Reader:
-    name = Path(found.path).stem
+    name = plain_path(Path(found.path).stem)
     if client == "codex":
         return codex.CodexReader(name, _memory(progress, codex.Memory))
     return claude_code.ClaudeReader(name, _memory(progress, claude_code.Memory))

@@ -11,14 +11,13 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
-import httpx
 import msgspec
 
-from metrics_service.send_test.answers import PROTOBUF, HttpAnswer, Meaning, read_answer
+from metrics_service.send_test.answers import PROTOBUF, Meaning
 from metrics_service.send_test.diagnosis import UNREACHED, Finding, Symptom
 from metrics_service.send_test.endpoint import Endpoint, Told
-from metrics_service.send_test.environment import find_proxy
-from metrics_service.send_test.http_sender import cause_of, new_client, sni_of
+from metrics_service.send_test.plain import plain
+from metrics_service.send_test.posting import Poster
 
 USER_AGENT = "metrics-service-import"
 ATTEMPTS = 10
@@ -41,7 +40,7 @@ PASSING = frozenset(
 
 
 class NotTakenError(Exception):
-    """The server did not take what was sent; the message says what to change."""
+    """The server did not take what was sent; the message says on one line what to change."""
 
     def __init__(self, message: str, *, is_unreached: bool) -> None:
         super().__init__(message)
@@ -61,13 +60,13 @@ class Sender:
     def __init__(
         self, endpoint: Endpoint, told: Told, *, sleep: Callable[[float], object] | None = None
     ) -> None:
+        """Raises `UnusableError` where the environment is in the way."""
         self._endpoint = endpoint
         self._told = told
         self._is_stopped = Event()
         self._sleep = sleep or self._is_stopped.wait
         self._has_been_answered = False
-        self._proxy = find_proxy(endpoint, is_grpc=False)
-        self._client = new_client(self._proxy, told)
+        self._poster = Poster(endpoint, told, user_agent=USER_AGENT)
 
     def __enter__(self) -> Self:
         return self
@@ -78,7 +77,7 @@ class Sender:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._client.close()
+        self._poster.__exit__(kind, error, trace)
 
     def send(self, body: bytes) -> Taken:
         """Post a batch; raises `NotTakenError` when nothing but a change will help."""
@@ -89,13 +88,13 @@ class Sender:
             symptom = meaning.finding.symptom if meaning.finding is not None else None
             if symptom in {None, Symptom.ITEMS_REFUSED}:
                 self._has_been_answered = True
-                return Taken(meaning.rejected, meaning.message)
+                return Taken(meaning.rejected, self._shown(meaning.message))
             if attempt < ATTEMPTS and self._may_pass(symptom):
                 self._sleep(_wait_s(attempt, asked_s))
                 attempt += 1
                 if not self._is_stopped.is_set():
                     continue
-            raise self._failure(meaning.finding or Finding(Symptom.NOT_ACCEPTED))
+            raise self._failure(meaning.finding or Finding(Symptom.NOT_ACCEPTED), meaning.message)
 
     def stop(self) -> None:
         """Wait for nothing any more: what is not answered now is given up."""
@@ -107,34 +106,17 @@ class Sender:
         return symptom in PASSING and not is_address
 
     def _try(self, packed: bytes) -> tuple[Meaning, float]:
-        try:
-            response = self._client.post(
-                self._endpoint.url("/v1/logs"),
-                content=packed,
-                headers={
-                    "user-agent": USER_AGENT,
-                    "host": self._endpoint.asked,
-                    **self._told.headers,
-                    "content-type": PROTOBUF,
-                    "content-encoding": "gzip",
-                },
-                extensions=sni_of(self._endpoint),
-            )
-        except httpx.HTTPError as error:
-            return Meaning(cause_of(error, self._endpoint, self._proxy, self._told)), 0.0
-        answer = HttpAnswer(response.status_code, dict(response.headers), response.content)
-        meaning = read_answer(
-            answer,
-            self._endpoint,
-            "logs",
-            sent=PROTOBUF,
-            has_credential=self._told.has_credential or self._endpoint.has_key,
-        )
-        return meaning, _asked_s(answer.headers.get("retry-after", ""))
+        meaning, answer = self._poster.post("logs", packed, media_type=PROTOBUF, is_gzipped=True)
+        asked_s = 0.0 if answer is None else _asked_s(answer.headers.get("retry-after", ""))
+        return meaning, asked_s
 
-    def _failure(self, finding: Finding) -> NotTakenError:
-        advice = self._told.hide(self._endpoint.advice(finding))
-        return NotTakenError(advice, is_unreached=finding.symptom in UNREACHED)
+    def _shown(self, text: str) -> str:
+        return self._told.hide(plain(text))
+
+    def _failure(self, finding: Finding, message: str) -> NotTakenError:
+        said = f"; the server said: {message}" if message else ""
+        line = self._shown(f"{self._endpoint.advice(finding)}{said}")
+        return NotTakenError(line, is_unreached=finding.symptom in UNREACHED)
 
 
 def _wait_s(attempt: int, asked_s: float) -> float:
@@ -149,6 +131,6 @@ def _asked_s(retry_after: str) -> float:
         return min(float(retry_after), MAX_ASKED_S)
     try:
         until = parsedate_to_datetime(retry_after).timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     return min(max(0.0, until - time.time()), MAX_ASKED_S)

@@ -19,7 +19,8 @@ MAX_PRINT = 256
 class Progress(msgspec.Struct, omit_defaults=True):
     """How far one transcript has been sent."""
 
-    path: str
+    file: str
+    """What `file_id` says of its path."""
     size: int = 0
     mtime_ns: int = 0
     """The file's, where it was read to its end; 0 where there is more to read."""
@@ -46,24 +47,29 @@ class Progresses:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def of(self, path: str) -> Progress:
+    def of(self, file: str) -> Progress:
         """What is known of a file; the beginning, where it is nothing or cannot be read."""
         try:
-            found = msgspec.json.decode(self._place(path).read_bytes(), type=Progress)
+            found = msgspec.json.decode(self._place(file).read_bytes(), type=Progress)
         except (OSError, msgspec.DecodeError):
-            return Progress(path)
-        return found if found.path == path else Progress(path)
+            return Progress(file)
+        return found if found.file == file else Progress(file)
 
     def keep(self, progress: Progress) -> None:
         """Keep it, all or nothing of it."""
-        place = self._place(progress.path)
+        place = self._place(progress.file)
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         waiting = place.with_suffix(f".{os.getpid()}")
         waiting.write_bytes(msgspec.json.encode(progress))
         waiting.replace(place)
 
-    def _place(self, path: str) -> Path:
-        return self._folder / f"{sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    def _place(self, file: str) -> Path:
+        return self._folder / f"{file[:32]}.json"
+
+
+def file_id(path: str) -> str:
+    """A digest of a path: names of files are bytes, which no JSON need take."""
+    return sha256(os.fsencode(path)).hexdigest()
 
 
 def print_of(file: BinaryIO, offset: int) -> str:
