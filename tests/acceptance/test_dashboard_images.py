@@ -214,7 +214,7 @@ def many_widgets(number):
 async def test_others_are_answered_while_a_large_picture_is_drawn(client, new_tenant):
     tenant, other = await new_tenant(), await new_tenant()
     await calls_of(client, tenant, *(f"tool {n}" for n in range(20)))
-    one = await stored_dashboard(client, tenant, layout={}, widgets=many_widgets(30))
+    one = await stored_dashboard(client, tenant, layout={}, widgets=many_widgets(12))
     await get_image(client, tenant, one, format="pdf")
 
     drawing = asyncio.create_task(get_image(client, tenant, one, format="pdf", theme="dark"))
