@@ -194,6 +194,24 @@ async def test_a_session_that_is_deleted_meanwhile_does_not_come_back(inbox, mon
     assert await inbox.session_names() == ["b"]
 
 
+async def test_what_is_claimed_meanwhile_is_not_taken_for_nobodys(inbox, monkeypatch):
+    await inbox.send(*everything(installation__id="i-1"))
+    real = past_sessions.look_up_people
+
+    async def look_up(connection, *given):
+        found = await real(connection, *given)
+        # Between the looking up and the locks.
+        await inbox.send(prompt(at_s=9, user__email=ADA))
+        return found
+
+    monkeypatch.setattr(past_sessions, "look_up_people", look_up)
+    concerned = Concerned("identity", "i-1", "installation.id")
+    async with tenant_connection(inbox.engine, TenantContext(inbox.tenant_id)) as connection:
+        await follow(connection, inbox.tenant_id, concerned, FIRST)
+
+    assert (await owners(inbox), await source(inbox)) == ({ADA}, "claim")
+
+
 # -- by rule -----------------------------------------------------------------------------------------
 
 

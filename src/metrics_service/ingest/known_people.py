@@ -115,6 +115,11 @@ class KnownPeople(msgspec.Struct):
             return None
         return Known(claim, user_id)
 
+    def has_read(self, said: Said) -> bool:
+        """Whether the claim of such a session was looked up."""
+        claim = best_claim(said)
+        return claim is None or claim.kind in BY_KEY or claim in self.read
+
     def rule_for(self, said: Said, claim: Claim | None) -> Rule | None:
         return next((rule for rule in self.rules if rule.matches(said, claim)), None)
 

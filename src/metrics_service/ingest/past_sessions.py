@@ -88,7 +88,8 @@ async def follow(
     there = await connection.fetch(LOCK, ids)
     held = await hold_sessions(connection, [part_of(row) for row in there])
     for one in held.values():
-        identify(one, people, settles=True)
+        # What was claimed since it was read was looked up by whoever stored it.
+        identify(one, people, settles=people.has_read(one.state.said))
     held = {session_id: one for session_id, one in held.items() if _has_changed(one)}
     ledger = open_ledger(held)
     await hand_over(connection, held, [], ledger)
