@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+from math import floor, log10
 from typing import Any
 
 from metrics_service.dashboards.pictures.figures import figure
 from metrics_service.dashboards.pictures.frames import OTHER, Place
 from metrics_service.dashboards.pictures.marks import (
     BEFORE,
+    BESIDE_NAMES,
+    NAMES_ROOM,
     NOW,
+    TIP,
     Chart,
     Spec,
     Values,
     end_of,
+    expr,
     layer,
+    over,
+    tip,
 )
+from metrics_service.dashboards.pictures.periods import whole_time_in_words
 from metrics_service.dashboards.pictures.theme import LABEL_SIZE
 
 # The room that one bar with its label takes.
 BAR_HEIGHT = 24
+BETWEEN_BARS = 0.28
 MAX_ACROSS = 20
+# A name in less room stands aslant.
+LEAST_ACROSS = 44
+
+_ROUND = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+
+# The radius of a ring as wide or as high as its room.
+_HALF = "min(width, height) / 2"
 
 
 class ByName(Chart):
     """Names stand along an axis, or around a ring."""
+
+    legend_room = BESIDE_NAMES
 
     def bars(self) -> Spec:
         """Lying bars, the longest on top, each with its figure at the end."""
@@ -60,12 +78,18 @@ class ByName(Chart):
             # Room for the figures behind the bars.
             "scale": {"domain": [0, reach * (1 + 75 / max(look.width * 0.6, 75)) or 1]},
         }
+        if look.is_fluid:
+            x["scale"] = {"domain": [0, reach or 1], "range": [0, expr("max(width - 66, 9)")]}
         y = {
             "field": "c",
             "type": "nominal",
             "sort": [str(place) for place in shown],
-            "axis": {"title": None, "labelLimit": 0, "labelColor": look.theme.text},
-            "scale": {"paddingInner": 0.28, "paddingOuter": 0.1},
+            "axis": {
+                "title": None,
+                "labelLimit": expr(NAMES_ROOM) if look.is_fluid else 0,
+                "labelColor": look.theme.text,
+            },
+            "scale": {"paddingInner": BETWEEN_BARS, "paddingOuter": 0.1},
         }
         offset = {} if is_stacked or not legend else {
             "yOffset": {"field": "s", "type": "nominal", "sort": frame.series}
@@ -82,9 +106,22 @@ class ByName(Chart):
         text = {"type": "text", "align": "left", "dx": 5, "color": look.theme.muted}
         encoding = {"x": {**x, "stack": None}, "y": y, **offset}
         layers.append(layer(ends, text, {**encoding, "text": {"field": "t", "type": "nominal"}}))
+        if look.is_fluid:
+            layers.append(self._over(shown, y))
         # A bar of a hand's breadth says no more than a narrow one: few of them stand at the top.
         height = min(look.height, look.height - room + len(shown) * each * 1.3)
         return {"layer": layers, "height": height}
+
+    def _over(self, shown: list[Place], y: Spec) -> Spec:
+        values = [
+            {"c": place, "tip": tip(self.frame.full_names.get(str(place), str(place)), told)}
+            for place in shown
+            if (told := self.told(place))
+        ]
+        found = over(values, {"y": y, "x": {"value": 0}, "x2": {"value": "width"}})
+        # Also between one bar and the next.
+        found["mark"]["height"] = {"band": 1 / (1 - BETWEEN_BARS)}
+        return found
 
     def _beside(self) -> None:
         frame = self.frame
@@ -116,9 +153,14 @@ class ByName(Chart):
             {"s": f"{name}  {figure(value / whole, 'share')}", "v": value, "o": number}
             for number, (name, value) in enumerate(ordered)
         ]
+        if look.is_fluid:
+            for row, (name, value) in zip(values, ordered, strict=True):
+                share = ("share", figure(value / whole, "share"), "")
+                told = (frame.what or "sum", figure(value, frame.unit), "")
+                row["tip"] = tip(self.name_of(name), [told, share])
         colours = [self.colour(number, name) for number, (name, _) in enumerate(ordered)]
         radius = max(20.0, min(look.height, look.width * 0.5) / 2 - 4)
-        encoding = {
+        encoding: Spec = {
             "theta": {"field": "v", "type": "quantitative", "stack": "zero"},
             "order": {"field": "o", "type": "quantitative"},
             "color": {
@@ -130,6 +172,9 @@ class ByName(Chart):
             },
         }  # fmt: skip
         mark = {"type": "arc", "outerRadius": radius, "innerRadius": radius * 0.62}
+        if look.is_fluid:
+            mark = {"type": "arc", "tooltip": TIP, "innerRadius": expr(f"{_HALF} * 0.62")}
+            encoding["color"]["legend"]["labelLimit"] = expr("containerSize()[0] * 0.5")
         return layer(values, mark, encoding)
 
     def heat(self, time: str | None) -> Spec:
@@ -140,22 +185,38 @@ class ByName(Chart):
             row: dict[str, Any] = {"s": series, "v": self.scaled(value), "a": place}
             if time is not None:
                 row["b"] = end_of(time, place)
+            if look.is_fluid:
+                there = self.frame.full_names.get(str(place), str(place))
+                title = there if time is None else whole_time_in_words(time, int(place))
+                told = (self.name_of(series), figure(value, frame.unit), "")
+                row["tip"] = tip(title, [told])
             values.append(row)
-        colour = {
+        found = [row["v"] for row in values]
+        least, most = min(found, default=0), max(found, default=0)
+        if frame.is_additive or least < most / 2:
+            least = 0
+        domain = round_steps(least, most, len(look.theme.ramp))
+        # The first step begins nowhere, as Vega has it.
+        begin = "'0'" if not domain[0] else self.expression(f"{domain[0]:g}")
+        borders = f"isFinite(datum.value) ? ({self.expression()}) : ({begin})"
+        colour: Spec = {
             "field": "v",
             "type": "quantitative",
-            "scale": {"range": list(look.theme.ramp), "zero": frame.is_additive},
-            "legend": {"labelExpr": self.expression(), "gradientLength": 140, "title": None,
+            "scale": {"type": "quantize", "range": list(look.theme.ramp), "domain": domain},
+            "legend": {"labelExpr": borders, "type": "gradient", "gradientLength": 200, "title": None,
                        "gradientThickness": 8, "direction": "horizontal"},
         }  # fmt: skip
-        y = {
+        y: Spec = {
             "field": "s",
             "type": "nominal",
             "sort": frame.series,
             "axis": {"title": None, "labelColor": look.theme.text},
         }
+        if look.is_fluid:
+            y["axis"]["labelLimit"] = expr(NAMES_ROOM)
+            colour["legend"]["gradientLength"] = expr(f"min(200, {BESIDE_NAMES})")
         x: Spec = {"field": "a", "type": "nominal", "sort": [str(p) for p in frame.places[:MAX_ACROSS]],
-                   "axis": {"title": None, "labelAngle": 0, "labelLimit": 90}}  # fmt: skip
+                   "axis": {"title": None, **self._names_across()}}  # fmt: skip
         encoding: Spec = {"x": x, "y": y, "color": colour}
         if time is not None:
             encoding["x"] = {"field": "a", "type": "temporal", "scale": {"type": "utc"}}
@@ -164,4 +225,30 @@ class ByName(Chart):
             frame.notes.append(f"and {len(frame.places) - MAX_ACROSS} more")
             kept = set(frame.places[:MAX_ACROSS])
             values = [row for row in values if row["a"] in kept]
-        return {"layer": [layer(values, {"type": "rect"}, encoding)]}
+        mark = {"type": "rect", **({"tooltip": TIP} if look.is_fluid else {})}
+        return {"layer": [layer(values, mark, encoding)]}
+
+    def _names_across(self) -> Spec:
+        """The labels of names along the lower edge: aslant where they are many in a narrow room."""
+        if not self.look.is_fluid:
+            return {"labelAngle": 0, "labelLimit": 90}
+        across = max(1, min(len(self.frame.places), MAX_ACROSS))
+        # Not by `width`, see `in_columns`.
+        each = f"(containerSize()[0] * 0.75 / {across})"
+        is_narrow = f"{each} < {LEAST_ACROSS}"
+        return {
+            "labelAngle": expr(f"{is_narrow} ? -40 : 0"),
+            "labelAlign": expr(f"{is_narrow} ? 'right' : 'center'"),
+            "labelLimit": expr(f"{is_narrow} ? 76 : {each}"),
+        }
+
+
+def round_steps(least: float, most: float, steps: int) -> list[float]:
+    """From where to where so many equal steps reach whose borders are round figures."""
+    step = (most - least) / steps
+    if step <= 0:
+        return [least, least + 1]
+    power = 10.0 ** floor(log10(step))
+    step = next(round_ * power for round_ in _ROUND if round_ * power >= step * (1 - 1e-9))
+    begin = floor(least / step) * step
+    return [begin, max(begin + step * steps, most)]

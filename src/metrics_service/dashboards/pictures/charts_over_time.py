@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from metrics_service.dashboards.pictures.frames import Place
-from metrics_service.dashboards.pictures.marks import Chart, Spec, Values, end_of, layer
-from metrics_service.dashboards.pictures.picture import Answer
+from itertools import pairwise
+
+from metrics_service.dashboards.pictures.figures import Scale, figure
+from metrics_service.dashboards.pictures.frames import Frame, Place
+from metrics_service.dashboards.pictures.marks import (
+    BEFORE,
+    Chart,
+    Spec,
+    Values,
+    end_of,
+    layer,
+    over,
+    tip,
+    whole_range,
+)
+from metrics_service.dashboards.pictures.periods import whole_time_in_words
+from metrics_service.dashboards.pictures.picture import Answer, Look
 from metrics_service.dashboards.pictures.time_axis import time_axis
 
 
 class OverTime(Chart):
     """Time runs along the axis."""
+
+    def __init__(self, frame: Frame, look: Look, scale: Scale) -> None:
+        super().__init__(frame, look, scale)
+        self.sums_before: dict[Place, float] = {}
+        """Of the period before, where it is drawn."""
 
     def columns(self, time: str) -> Spec:
         """Rectangles from the beginning of each bucket to its end; stacked where they add up."""
@@ -71,11 +90,39 @@ class OverTime(Chart):
         elif len(places) > 1:
             # A point stands at the beginning of its bucket; the last one ends the line.
             begin, end = places[0], places[-1]
-        axis = time_axis(time, places, end - begin, look.width, is_ranged=is_ranged)
-        scale = {"type": "utc", "domain": [begin, end], "nice": False}
-        for one in parts["layer"]:
-            one["encoding"]["x"] |= {"axis": axis, "scale": scale}
+        axis = time_axis(time, places, end - begin, look, is_ranged=is_ranged)
+        scale = {"type": "utc", **whole_range(begin, end, look)}
+        # The rectangles of a heat map each tell their own.
+        if look.is_fluid and "tooltip" not in parts["layer"][0]["mark"]:
+            edges = [begin, *((one + next_) / 2 for one, next_ in pairwise(places)), end]
+            spans = [(one, end_of(time, one)) for one in places] if is_ranged else pairwise(edges)
+            parts["layer"].append(self._over(time, dict(zip(places, spans, strict=False))))
+        first, *others = (one["encoding"]["x"] for one in parts["layer"])
+        first |= {"axis": axis, "scale": scale}
+        for x in others:
+            # Said once: Vega would put the same ranges together, and complain.
+            x |= {"axis": axis, "scale": {"type": "utc"}}
         return parts
+
+    def _over(self, time: str, spans: dict[int, tuple[float, float]]) -> Spec:
+        """What each hour, day, week or month tells."""
+        frame = self.frame
+        values: Values = []
+        for place, (begin, end) in spans.items():
+            told = self.told(place)
+            if place in self.sums_before:
+                before = figure(self.sums_before[place], frame.unit)
+                told.append((BEFORE, before, self.look.theme.previous))
+            if told:
+                said = tip(whole_time_in_words(time, place), told)
+                values.append({"a": begin, "b": end, "tip": said})
+        encoding = {
+            "x": {"field": "a", "type": "temporal"},
+            "x2": {"field": "b"},
+            "y": {"value": 0},
+            "y2": {"value": "height"},
+        }
+        return over(values, encoding)
 
     def _with_before(self, layers: list[Spec], time: str | None = None) -> Spec:
         """The period before as one dashed line of the whole: through the middle of the columns."""
@@ -89,6 +136,7 @@ class OverTime(Chart):
         frame.notes.append("the dashed line is the period before")
         for (place, _), value in (frame.before or {}).items():
             totals[place] = totals.get(place, 0.0) + value
+        self.sums_before = totals
         values = [
             {"a": (int(place) + end_of(time, place)) / 2 if time else place,
              "v": self.scaled(value)}

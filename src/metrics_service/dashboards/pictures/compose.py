@@ -13,6 +13,7 @@ from metrics_service.dashboards.layout import GRID_COLUMNS, Place
 from metrics_service.dashboards.pictures import markup, tiles
 from metrics_service.dashboards.pictures.charts import vega_lite
 from metrics_service.dashboards.pictures.lettering import wrap
+from metrics_service.dashboards.pictures.periods import day_in_words, range_in_words
 from metrics_service.dashboards.pictures.picture import Answer, Answers, Look, Meta, Picture
 from metrics_service.dashboards.pictures.theme import THEMES, TITLE_SIZE, Theme
 from metrics_service.dashboards.widgets import Widget
@@ -117,7 +118,7 @@ def _places(picture: Picture) -> dict[str, Place]:
 
 def _head(picture: Picture, meta: Meta, theme: Theme, zone: ZoneInfo) -> str:
     right = WIDTH - MARGIN
-    span = f"{_day(meta.from_, zone)} to {_day(meta.to, zone, is_end=True)}"
+    span = f"{day_in_words(meta.from_, zone)} to {day_in_words(meta.to, zone, is_end=True)}"
     return (
         markup.text(
             MARGIN, 42, picture.name, size=24, colour=theme.text, room=WIDTH * 0.66, is_bold=True
@@ -149,14 +150,8 @@ def _own_range(answer: Answer, meta: Meta, zone: ZoneInfo) -> str:
     """The range of a widget that is not about what the head says, as short as it is clear."""
     if (answer.from_, answer.to) == (meta.from_, meta.to):
         return ""
-    begin, end = _day(answer.from_, zone), _day(answer.to, zone, is_end=True)
-    year = f" {meta.to.astimezone(zone):%Y}"
-    if begin.endswith(year) and end.endswith(year):
-        begin, end = begin.removesuffix(year), end.removesuffix(year)
-    day, _, month = begin.partition(" ")
-    if begin == end:
-        return begin
-    return f"{day if ':' not in end and end.endswith(f' {month}') else begin} to {end}"
+    year = f"{meta.to.astimezone(zone):%Y}"
+    return range_in_words(answer.from_, answer.to, zone, known_year=year)
 
 
 def _foot(meta: Meta, theme: Theme, zone: ZoneInfo, height: float) -> str:
@@ -166,17 +161,6 @@ def _foot(meta: Meta, theme: Theme, zone: ZoneInfo, height: float) -> str:
     return markup.text(MARGIN, y, updated, size=11, colour=theme.muted, room=500) + markup.text(
         WIDTH - MARGIN, y, made, size=11, colour=theme.muted, room=500, anchor="end"
     )
-
-
-def _day(moment: datetime, zone: ZoneInfo, *, is_end: bool = False) -> str:
-    there = moment.astimezone(zone)
-    is_midnight = (there.hour, there.minute) == (0, 0)
-    if not is_midnight:
-        return there.strftime("%-d %b %Y %H:%M")
-    if is_end:
-        # The end is exclusive, and people name the last day that counts.
-        there = datetime.fromtimestamp(there.timestamp() - 1, zone)
-    return there.strftime("%-d %b %Y")
 
 
 def _minute(moment: datetime, zone: ZoneInfo) -> str:

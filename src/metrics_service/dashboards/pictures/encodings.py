@@ -6,10 +6,16 @@ import re
 from collections import defaultdict
 from typing import Any
 
+from metrics_service.dashboards.pictures.encodings_on_page import in_panes, shade, tell
 from metrics_service.dashboards.pictures.figures import GAP, Scale, scale_for, unit_of, words
 from metrics_service.dashboards.pictures.frames import LABEL_ROOM, MAX_SERIES, buckets
 from metrics_service.dashboards.pictures.lettering import labels
-from metrics_service.dashboards.pictures.marks import end_of, in_columns
+from metrics_service.dashboards.pictures.marks import (
+    BESIDE_FIGURES,
+    end_of,
+    in_columns,
+    whole_range,
+)
 from metrics_service.dashboards.pictures.picture import Answer, Look, Row, wall_of
 from metrics_service.dashboards.pictures.theme import LABEL_SIZE
 from metrics_service.dashboards.pictures.time_axis import date_form, time_axis, written
@@ -41,31 +47,50 @@ def encoded(widget: Widget, answer: Answer, look: Look) -> tuple[dict[str, Any],
     scales = {name: _scale(rows, query, name) for name in query.measures}
     values = _values(rows, query, look, scales)
     mark: dict[str, Any] = {"type": widget.mark or ("bar" if query.time_column is None else "line")}
-    channels: dict[str, Any] = {}
-    for where, channel in widget.encoding.channels():
-        name, is_one_of_many = where.partition("[")[0], "[" in where
-        drawn = _channel(name, channel, query, scales)
-        if drawn.get("legend") == {} and drawn["type"] in {"nominal", "ordinal"}:
-            names = (str(row[channel.field]) for row in values)
-            drawn["legend"] = in_columns(names, look, is_line=mark["type"] == "line")
-        if is_one_of_many:
-            channels.setdefault(name, []).append(drawn)
-        else:
-            channels[name] = drawn
-    # A label is about four times as wide as it is high.
-    for name, across in (("x", look.width), ("y", look.height * 4)):
+    channels = _channels(widget.encoding, query, scales, values, look, mark)
+    if look.is_fluid:
+        tell(mark, values, rows, widget.encoding, query, look)
+    for name in ("x", "y"):
         channel = getattr(widget.encoding, name)
         if channel is None or channel.field not in TIMES or channels[name]["type"] != "temporal":
             continue
         is_wide = mark["type"] in _WIDE_MARKS and widget.encoding.x_offset is None
         is_bar = mark["type"] == "bar"
-        _in_time(
-            channels, name, channel, values, answer, look, across, is_wide=is_wide, is_bar=is_bar
-        )
+        _in_time(channels, name, channel, values, answer, look, is_wide=is_wide, is_bar=is_bar)
         if is_wide and is_bar:
             # Vega finds no end to round where both ends are given, and draws nothing.
             mark["cornerRadiusEnd"] = 0
-    return {"data": {"values": values}, "mark": mark, "encoding": channels}, notes
+    parts = {"data": {"values": values}, "mark": mark, "encoding": channels}
+    return (in_panes(parts, widget.encoding, values, look) if look.is_fluid else parts), notes
+
+
+def _channels(
+    encoding: Encoding,
+    query: WidgetQuery,
+    scales: dict[str, Scale],
+    values: list[Row],
+    look: Look,
+    mark: dict[str, Any],
+) -> dict[str, Any]:
+    channels: dict[str, Any] = {}
+    for where, channel in encoding.channels():
+        name, is_one_of_many = where.partition("[")[0], "[" in where
+        # On a page they are told by the mark, in our words.
+        if look.is_fluid and name == "tooltip":
+            continue
+        drawn = _channel(name, channel, query, scales)
+        if look.is_fluid and name == "color":
+            shade(drawn, look)
+        if drawn.get("legend") == {} and drawn["type"] in {"nominal", "ordinal"}:
+            names = (str(row[channel.field]) for row in values)
+            drawn["legend"] = in_columns(
+                names, look, room=BESIDE_FIGURES, is_line=mark["type"] == "line"
+            )
+        if is_one_of_many:
+            channels.setdefault(name, []).append(drawn)
+        else:
+            channels[name] = drawn
+    return channels
 
 
 def _in_time(
@@ -75,7 +100,6 @@ def _in_time(
     values: list[Row],
     answer: Answer,
     look: Look,
-    across: float,
     *,
     is_wide: bool,
     is_bar: bool,
@@ -99,10 +123,10 @@ def _in_time(
     if "domain" in drawn["scale"]:
         return
     if begin < end:
-        drawn["scale"] |= {"domain": [begin, end], "nice": False}
+        drawn["scale"] |= whole_range(begin, end, look)
     if channel.axis is not False:
         form = drawn["axis"].pop("format", None)
-        axis = time_axis(time, places, end - begin, across, is_ranged=is_wide, form=form)
+        axis = time_axis(time, places, end - begin, look, along=name, is_ranged=is_wide, form=form)
         drawn["axis"] |= {**axis, "title": channel.title}
 
 
@@ -188,6 +212,8 @@ def _channel(
         )
     if name in _WITH_LEGEND:
         drawn["legend"] = None if channel.legend is False else _labels(channel, query, scales)
+        if name == "size" and drawn["legend"] is not None:
+            drawn["legend"]["tickCount"] = 3
     return drawn
 
 

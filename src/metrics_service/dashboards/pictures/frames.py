@@ -41,14 +41,26 @@ class Frame(msgspec.Struct, kw_only=True):
     series: list[str]
     unit: str
     measures: list[str]
+    what: str
+    """What people call the figures."""
     is_additive: bool
     is_truncated: bool
     """Whether there are more places than were answered."""
+    full_names: dict[str, str]
+    """Of labels that were cut."""
     notes: list[str]
 
     @property
     def largest(self) -> float:
         return max((abs(value) for value in self.points.values()), default=0.0)
+
+    @property
+    def highest_pile(self) -> float:
+        """How high the points of one place reach that stand on each other."""
+        piles: dict[Place, float] = defaultdict(float)
+        for (place, _), value in self.points.items():
+            piles[place] += abs(value)
+        return max(piles.values(), default=0.0)
 
 
 def frame_of(query: WidgetQuery, answer: Answer, look: Look) -> Frame:
@@ -65,6 +77,7 @@ def frame_of(query: WidgetQuery, answer: Answer, look: Look) -> Frame:
         place=place,
         dimensions=dimensions,
         measures=measures,
+        full_names={},
     )
     points = folding.fold(answer.rows)
     frame = Frame(
@@ -74,7 +87,9 @@ def frame_of(query: WidgetQuery, answer: Answer, look: Look) -> Frame:
         series=[],
         unit=unit,
         measures=measures,
+        what=words(measures[0], query.source) if len(measures) == 1 else "",
         is_truncated=answer.truncated,
+        full_names=folding.full_names,
         is_additive=all(adds_up(query.source, name) for name in measures),
         notes=[f"{words(name)} is left out: it has another unit"
                for name in query.measures if name not in measures],
@@ -108,6 +123,7 @@ class _Folding(msgspec.Struct, frozen=True, kw_only=True):
     place: str | None
     dimensions: list[str]
     measures: list[str]
+    full_names: dict[str, str]
 
     @property
     def is_placed(self) -> bool:
@@ -121,6 +137,7 @@ class _Folding(msgspec.Struct, frozen=True, kw_only=True):
         found_places = (self._place(row) for row in listed)
         room = min(LABEL_ROOM, self.look.width * 0.34)
         places = labels((p for p in found_places if isinstance(p, str)), room, LABEL_SIZE)
+        self.full_names.update((cut, name) for name, cut in [*series.items(), *places.items()])
         found: Points = defaultdict(float)
         for row in listed:
             place = self._place(row)

@@ -34,6 +34,10 @@ def clean(text: str) -> str:
 
     Control characters, marks of direction and other invisible formatting are left out.
     """
+    is_clean = text.isprintable() and "  " not in text and text == text.strip(" ")
+    if is_clean and len(text) <= _LONGEST:
+        # As nearly all are, and a page has thousands.
+        return text
     shown = text[:_LONGEST] + (ELLIPSIS if len(text) > _LONGEST else "")
     # The space that no line may break at is one of ours.
     spaced = (" " if c.isspace() and c != "\xa0" else c for c in shown)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from metrics_service.dashboards.pictures.figures import GAP, Scale, is_of_failures
-from metrics_service.dashboards.pictures.frames import OTHER, Frame, after
+from metrics_service.dashboards.pictures.figures import GAP, Scale, figure, is_of_failures
+from metrics_service.dashboards.pictures.frames import OTHER, Frame, Place, after
 from metrics_service.dashboards.pictures.lettering import width as width_of
 from metrics_service.dashboards.pictures.picture import Look
 from metrics_service.dashboards.pictures.theme import LABEL_SIZE
@@ -17,15 +17,26 @@ NOW = "this period"
 
 DAY_MS = 86_400_000
 
+# What the browser leaves of the width to a legend that stands above the marks: beside an axis of
+# figures, and beside one of names, which may take so much of it.
+BESIDE_FIGURES = "containerSize()[0] - 34"
+BESIDE_NAMES = "containerSize()[0] * 0.55"
+NAMES_ROOM = "containerSize()[0] * 0.42"
+
 # What stands beside a name in a legend.
 _LEGEND_MARKS = 34
+_LEGEND_LABEL = 88
 
 Spec = dict[str, Any]
 Values = list[dict[str, Any]]
+Told = tuple[str, str, str]
+"""A line of a tip: a name, its figure, and the colour that it is drawn in, or none."""
 
 
 class Chart:
     """A frame, to be drawn in one of several ways."""
+
+    legend_room = BESIDE_FIGURES
 
     def __init__(self, frame: Frame, look: Look, scale: Scale) -> None:
         self.frame = frame
@@ -35,14 +46,36 @@ class Chart:
     def scaled(self, value: float) -> float:
         return value / self.scale.divisor
 
-    def expression(self) -> str:
+    def name_of(self, label: str) -> str:
+        """The whole name, or what the figures are where there is but one line of them."""
+        return self.frame.full_names.get(label, label) or self.frame.what
+
+    def told(self, place: Place) -> list[Told]:
+        """The lines of a tip about one place: every name of which there is anything, and the sum."""
+        frame = self.frame
+        told: list[Told] = []
+        found: list[float] = []
+        for number, series in enumerate(frame.series):
+            value = frame.points.get((place, series))
+            if value is None or (not value and len(frame.series) > 1):
+                continue
+            colour = self.one_colour().get("color") or self.colour(number, series)
+            told.append((self.name_of(series), figure(value, frame.unit), colour))
+            found.append(value)
+        if frame.is_additive and len(found) > 1 and BEFORE not in frame.series:
+            told.append(("total", figure(sum(found), frame.unit), ""))
+        if not told and frame.is_additive:
+            told.append((self.name_of(""), figure(0, frame.unit), ""))
+        return told
+
+    def expression(self, value: str = "datum.value") -> str:
         """Vega's expression for a figure on an axis; made of our own words alone."""
         if self.frame.unit == "share":
-            return f"format(datum.value * 100, ',.3~r') + '{GAP}%'"
+            return f"format({value} * 100, ',.3~r') + '{GAP}%'"
         before, after_ = self.scale.before, self.scale.after
         form = ",.2f" if before and not after_ and self.frame.largest < 2e6 else ",.3~r"
-        written = f"'{before}' + format(datum.value, '{form}') + '{after_}'"
-        return f"datum.value === 0 ? '{before}0' : {written}"
+        written = f"'{before}' + format({value}, '{form}') + '{after_}'"
+        return f"{value} === 0 ? '{before}0' : {written}"
 
     def figures(self) -> Spec:
         ticks = max(2, int(self.look.height // 48))
@@ -69,21 +102,60 @@ class Chart:
         if len(series) < 2:
             return {}
         colours = [self.colour(number, name) for number, name in enumerate(series)]
-        legend = {"title": None, **in_columns(series, self.look, is_line=is_line)}
+        legend = {
+            "title": None,
+            **in_columns(series, self.look, room=self.legend_room, is_line=is_line),
+        }
         scale = {"domain": series, "range": colours}
         return {"color": {"field": "s", "type": "nominal", "scale": scale, "legend": legend}}
 
 
-def in_columns(names: Iterable[str], look: Look, *, is_line: bool) -> Spec:
+def in_columns(names: Iterable[str], look: Look, *, room: str, is_line: bool) -> Spec:
     """A legend that is no wider than its chart."""
-    widest = max((width_of(name, LABEL_SIZE) for name in names), default=0.0) + _LEGEND_MARKS
-    columns = max(1, int(look.width // widest))
+    widest = max((width_of(name, LABEL_SIZE) for name in names), default=0.0)
+    columns: int | Spec = max(1, int(look.width // (widest + _LEGEND_MARKS)))
+    limit: Spec = {}
+    if look.is_fluid:
+        # Two stand side by side on a phone, though one is long; the table has it whole.
+        widest = min(widest, _LEGEND_LABEL)
+        limit = {"labelLimit": _LEGEND_LABEL}
+        # Not by `width`: that changes once more when the axes are in place, and Vega has laid out then.
+        columns = expr(f"max(1, floor(({room}) / {widest + _LEGEND_MARKS:.0f}))")
     symbol: Spec = (
         {"symbolType": "stroke", "symbolStrokeWidth": 3}
         if is_line
         else {"symbolType": "circle", "symbolStrokeWidth": 0}
     )
-    return {"columns": columns, "symbolLimit": 0, **symbol}
+    return {"columns": columns, "symbolLimit": 0, **limit, **symbol}
+
+
+def expr(text: str) -> Spec:
+    """What the browser works out, because only it knows how wide the chart is."""
+    return {"expr": text}
+
+
+def whole_range(begin: float, end: float, look: Look) -> Spec:
+    """The domain of an axis of time."""
+    if not look.is_fluid:
+        return {"domain": [begin, end], "nice": False}
+    # Of a plain domain Vega-Lite makes `datetime(...)`, which Vega's interpreter understands otherwise.
+    return {"domainMin": expr(f"{begin:.0f}"), "domainMax": expr(f"{end:.0f}"), "nice": False}
+
+
+def tip(title: str, rows: Iterable[Told]) -> Spec:
+    """What is said of the place where the pointer is."""
+    return {"title": title, "rows": [list(row) for row in rows]}
+
+
+# Vega hands the whole of it to the page's own tooltip.
+TIP = expr("datum.tip")
+
+
+def over(values: Iterable[Mapping[str, Any]], encoding: Spec) -> Spec:
+    """Nothing to see: what the pointer finds, also beside a line or above a low column."""
+    mark = {"type": "rect", "fillOpacity": 0, "stroke": None, "tooltip": TIP}
+    # A style sheet may light up what the pointer is over by this name.
+    return {"name": "over", **layer(values, {**mark, "color": "currentColor"}, encoding)}
 
 
 def layer(values: Iterable[Mapping[str, Any]], mark: Spec, encoding: Spec) -> Spec:

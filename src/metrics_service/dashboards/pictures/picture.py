@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -96,6 +97,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     theme: Theme = LIGHT
     zone: ZoneInfo = ZoneInfo("UTC")
     names: Mapping[str, Person] = {}
+    is_fluid: bool = False
+    """Whether the width is only a guess, because the page will say what it is."""
 
     def named(self, column: str, value: Any) -> str:
         """What people call the value of a column that is not a time."""
@@ -112,6 +115,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         return int(there.replace(tzinfo=UTC).timestamp() * 1000)
 
 
+# Many rows are of one time; the text of a time tells nothing about whose it is.
+@lru_cache(maxsize=4096)
 def wall_of(text: str) -> int:
     """A time as rows have it, which is on the viewer's clock already."""
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)

@@ -32,8 +32,9 @@ class Theme(msgspec.Struct, frozen=True, kw_only=True):
     previous_fill: str
     other: str
     series: tuple[str, ...]
-    ramp: tuple[str, str]
-    """Of little and of much, in heat maps."""
+    fonts: str = FONTS
+    ramp: tuple[str, ...]
+    """From little to much, in heat maps: steps, because what lies between two variables is unknown."""
 
 
 # The series are Paul Tol's qualitative schemes, which people with any colour vision can tell apart:
@@ -62,7 +63,7 @@ LIGHT = Theme(
         "#aa4499",
         "#999933",
     ),
-    ramp=("#e6eef6", "#1f4e7d"),
+    ramp=("#e6eef6", "#becede", "#96aec6", "#6f8ead", "#476e95", "#1f4e7d"),
 )
 DARK = Theme(
     page="#12171d",
@@ -87,9 +88,35 @@ DARK = Theme(
         "#bbcc33",
         "#aaaa00",
     ),
-    ramp=("#223140", "#8fc1ee"),
+    ramp=("#223140", "#384e63", "#4e6b86", "#6387a8", "#79a4cb", "#8fc1ee"),
 )
 THEMES: Mapping[ThemeName, Theme] = {"light": LIGHT, "dark": DARK}
+
+
+def variable(name: str) -> str:
+    """The variable of the page's style sheet that has a colour, under which light or dark stands."""
+    return f"var(--chart-{name})"
+
+
+# So a chart on the page turns dark with it, and is not drawn again.
+PAGE = Theme(
+    page=variable("page"),
+    card=variable("card"),
+    border=variable("border"),
+    text=variable("text"),
+    muted=variable("muted"),
+    grid=variable("grid"),
+    accent=variable("accent"),
+    good=variable("good"),
+    bad=variable("bad"),
+    previous=variable("previous"),
+    previous_fill=variable("previous-fill"),
+    other=variable("other"),
+    series=tuple(variable(str(number + 1)) for number in range(len(LIGHT.series))),
+    # Those of the page around it.
+    fonts='system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif',
+    ramp=tuple(variable(f"ramp-{number + 1}") for number in range(len(LIGHT.ramp))),
+)
 
 TITLE_SIZE = 14
 LABEL_SIZE = 11
@@ -97,11 +124,11 @@ LABEL_SIZE = 11
 
 def config(theme: Theme) -> dict[str, Any]:
     """The theme in Vega-Lite's words (https://vega.github.io/vega-lite/docs/config.html)."""
-    labels = {"labelFont": FONTS, "labelFontSize": LABEL_SIZE, "labelColor": theme.muted}
-    titles = {"titleFont": FONTS, "titleFontSize": LABEL_SIZE, "titleColor": theme.muted}
+    labels = {"labelFont": theme.fonts, "labelFontSize": LABEL_SIZE, "labelColor": theme.muted}
+    titles = {"titleFont": theme.fonts, "titleFontSize": LABEL_SIZE, "titleColor": theme.muted}
     return {
         "background": None,
-        "font": FONTS,
+        "font": theme.fonts,
         "padding": 0,
         "view": {"stroke": None},
         "axis": {
@@ -124,6 +151,10 @@ def config(theme: Theme) -> dict[str, Any]:
             "symbolType": "circle",
             "symbolSize": 70,
             "symbolStrokeWidth": 0,
+            "symbolBaseFillColor": theme.muted,
+            "titleFontWeight": "normal",
+            # Of several legends one stands below the other.
+            "layout": {"top": {"direction": "vertical", "anchor": "start", "margin": 4}},
             "labelLimit": 170,
             "offset": 8,
             "rowPadding": 3,
@@ -141,5 +172,5 @@ def config(theme: Theme) -> dict[str, Any]:
         "point": {"color": theme.accent, "filled": True, "size": 45},
         "arc": {"stroke": theme.card, "strokeWidth": 2},
         "rect": {"stroke": theme.card, "strokeWidth": 1},
-        "text": {"font": FONTS, "fontSize": LABEL_SIZE, "color": theme.text},
+        "text": {"font": theme.fonts, "fontSize": LABEL_SIZE, "color": theme.text},
     }
