@@ -65,6 +65,7 @@ TENANT_TABLES = {
     "users", "metrics_sessions", "session_tags", "tool_names", "tool_metrics", "model_calls",
     "dashboard_configs", "dashboard_versions", "dashboard_shares", "idempotency_keys",
     "user_identities", "identity_rules", "ingest_log", "ingest_refusals", "raw_requests",
+    "user_passwords", "sign_ins",
     "tenant_settings", "trace_sessions", "tool_spans", "metric_streams", "counter_deltas",
     "session_events", *ROLLUPS,
 }  # fmt: skip
@@ -825,7 +826,7 @@ async def test_a_schema_in_use_is_waited_for_a_moment_then_reported(place, monke
     reader = await asyncpg.connect(place.admin)
     transaction = reader.transaction()
     await transaction.start()
-    await reader.execute(f"LOCK TABLE {busy}.metrics_sessions IN ACCESS SHARE MODE")
+    await reader.execute(f"LOCK TABLE {busy}.users IN ACCESS SHARE MODE")
 
     outcomes = await downgrade(back, [busy, idle])
 

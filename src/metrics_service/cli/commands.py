@@ -13,6 +13,7 @@ COMMANDS = {
     "db": "db.db",
     "tenant": "tenant.tenant",
     "key": "key.key",
+    "user": "user.user",
     "dashboard": "dashboard.dashboard",
     "setup": "setup.setup",
     "otlp": "otlp.otlp",

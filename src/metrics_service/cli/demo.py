@@ -23,9 +23,11 @@ from metrics_service.cli.serve import (
 )
 from metrics_service.cli.server import Binding
 from metrics_service.cli.signals import run_async
-from metrics_service.db.engine import owner_connection
+from metrics_service.db.engine import owner_connection, runtime_engine
 from metrics_service.db.roles import OWNER
+from metrics_service.seeds.companies import DEVELOPMENT
 from metrics_service.seeds.dashboards import OVERVIEW
+from metrics_service.seeds.logins import Login, ensure_login
 from metrics_service.seeds.rows import seed_id
 from metrics_service.seeds.seed import seed
 from metrics_service.settings import load_settings
@@ -33,6 +35,7 @@ from metrics_service.setup.agents import claude_code
 from metrics_service.setup.connection import Connection, Endpoint
 from metrics_service.setup.writing import assignments
 from metrics_service.tenants.keys import create_key
+from metrics_service.tenants.passwords import Passwords
 from metrics_service.tenants.registry import Tenant, get_tenant, notify
 
 KEY_NAME = "demo"
@@ -40,10 +43,11 @@ KEY_LIVES = timedelta(days=7)
 
 
 class DemoTenant(msgspec.Struct, frozen=True):
-    """A tenant to look at, and the key for it."""
+    """A tenant to look at, the key for it, and who signs in."""
 
     tenant: Tenant
     key: str
+    login: Login | None = None
 
 
 @click.command()
@@ -78,7 +82,27 @@ async def _set_up(opened: Opened) -> list[DemoTenant]:
             on_progress=advance,
             base_domain=opened.base_domain,
         )
-    return [await _with_key(addresses.require_owner(), seeded.slug) for seeded in report.tenants]
+    owner_dsn = addresses.require_owner()
+    tenants = [await _with_key(owner_dsn, seeded.slug) for seeded in report.tenants]
+    return await _with_logins(addresses.runtime, tenants)
+
+
+async def _with_logins(runtime_dsn: str, tenants: list[DemoTenant]) -> list[DemoTenant]:
+    companies = {company.slug: company for company in DEVELOPMENT}
+    engine, passwords = runtime_engine(runtime_dsn, pool_max=1), Passwords()
+    try:
+        return [
+            msgspec.structs.replace(
+                shown,
+                login=await ensure_login(
+                    engine, passwords, shown.tenant.id, companies[shown.tenant.slug]
+                ),
+            )
+            for shown in tenants
+        ]
+    finally:
+        passwords.close()
+        await engine.dispose()
 
 
 async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
@@ -103,7 +127,7 @@ async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
 
 
 def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) -> str:
-    """What `demo` prints when it serves: for each tenant an address, a key, four commands."""
+    """What `demo` prints when it serves: for each tenant an address, a login, a key, four commands."""
     parts = [
         f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."
         + otlp_grpc_line(binding)
@@ -115,6 +139,7 @@ def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) 
         batch = msgspec.json.encode([item]).decode()
         parts.append(
             f"{shown.tenant.name} ({shown.tenant.subscription_plan})  {url}\n"
+            f"{login_line(shown.login)}"
             f"  key   {shown.key}  (read and ingest, for {KEY_LIVES.days} days)\n"
             f"  read  curl -s {authorization} '{url}/api/v1/sessions?limit=3'\n"
             f"  send  curl -s {authorization} -H 'Content-Type: application/json'"
@@ -123,6 +148,14 @@ def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) 
             f"  agent {agent_command(shown, binding, base_domain)}"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def login_line(login: Login | None) -> str:
+    """Who signs in on the page; nothing where nobody does."""
+    if login is None:
+        return ""
+    password = login.password or "with the password that you chose"
+    return f"  login {login.email}  {password}\n"
 
 
 def overview_of(tenant: Tenant) -> str:

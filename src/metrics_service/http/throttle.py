@@ -19,7 +19,7 @@ from typing import TypeAlias
 import msgspec
 from litestar.types import Scope
 
-from metrics_service.errors import TooManyRequestsError
+from metrics_service.errors import TooManyRequestsError, UnavailableError
 from metrics_service.http.headers import values_of
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -74,6 +74,52 @@ class FailureThrottle:
         self._failures.move_to_end(key)
         if len(self._failures) > MAX_ENTRIES:
             self._failures.popitem(last=False)
+
+    def take_back(self, address: str, host: str) -> None:
+        """Let the last failure be none."""
+        failures = self._failures.get((_neighbourhood(address), host))
+        if failures is not None and failures.count > 0:
+            failures.count -= 1
+
+
+class PasswordThrottle:
+    """Counts attempts at passwords by where they come from, and by whose password it is."""
+
+    def __init__(
+        self,
+        per_minute: int,
+        *,
+        trusted_proxies: Sequence[Network],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._by_address = FailureThrottle(per_minute, clock=clock)
+        self._by_account = FailureThrottle(per_minute, clock=clock)
+        self._trusted_proxies = trusted_proxies
+
+    @contextmanager
+    def attempt(self, scope: Scope, email: str) -> Iterator[None]:
+        """Look at a password within; raises `TooManyRequestsError` before when too many were wrong.
+
+        Counted before it is known to be wrong: a thousand at once are not all looked at.
+        """
+        address = (client_address(scope, self._trusted_proxies), scope["state"]["host"])
+        # Whichever of the tenant's hosts it is: the password is the same.
+        account = (email, str(scope["state"]["tenant"].id))
+        self._by_address.check(*address)
+        self._by_account.check(*account)
+        self._by_address.record_failure(*address)
+        self._by_account.record_failure(*account)
+        try:
+            yield
+        except UnavailableError:
+            # Nobody looked at it.
+            self._take_back(address, account)
+            raise
+        self._take_back(address, account)
+
+    def _take_back(self, address: tuple[str, str], account: tuple[str, str]) -> None:
+        self._by_address.take_back(*address)
+        self._by_account.take_back(*account)
 
 
 class InFlight:

@@ -19,6 +19,7 @@ from metrics_service.rollups.ledger import Ledger
 from metrics_service.seeds.companies import Company
 from metrics_service.seeds.dashboards import BY_PLAN, Dashboard
 from metrics_service.seeds.work import EXTERNAL_ID_PREFIX, Work
+from metrics_service.tenants.sign_ins import announce
 
 FactT = TypeVar("FactT", ToolMetricRecord, ModelCallRecord)
 
@@ -159,6 +160,8 @@ async def clear(connection: ContextConnection, tenant_id: UUID, company: Company
     await ledger.write(connection)
     for statement, ids in zip(CLEAR_BY_ID, _ids(tenant_id, company), strict=True):
         await connection.execute(statement, ids)
+    # Whoever was signed in as one of them is not any more.
+    await announce(connection)
 
 
 def _ids(tenant_id: UUID, company: Company) -> Iterator[list[UUID]]:

@@ -30,13 +30,17 @@ class Principal(msgspec.Struct, frozen=True):
     """As granted; `allows` knows what they imply."""
     user_id: UUID | None = None
     expires_at: datetime | None = None
+    user_role: str | None = None
+    """The role of a person who signed in; a key has none of its own."""
 
     def allows(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
     @property
     def role(self) -> str:
-        """The role whose rights come nearest."""
+        """A person's own, else the role whose rights come nearest."""
+        if self.user_role is not None:
+            return self.user_role
         for scope, role in (("admin", "admin"), ("write", "editor"), ("read", "viewer")):
             if scope in self.scopes:
                 return role
