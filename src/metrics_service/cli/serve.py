@@ -95,7 +95,12 @@ def serve_on(opened: Opened, binding: Binding, *, on_ready: Callable[[], None]) 
     load_prices(settings.prices_file)
     configure_logging(settings.metrics_log_level, json=not os.isatty(1))
     end_if_told()
-    run_server(binding, is_verbose=settings.metrics_log_level == "debug", on_ready=on_ready)
+    run_server(
+        binding,
+        streams_max=settings.metrics_streams_max,
+        is_verbose=settings.metrics_log_level == "debug",
+        on_ready=on_ready,
+    )
 
 
 def tell_workers(opened: Opened, binding: Binding) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import multiprocessing
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -68,6 +69,16 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def allow_files(count: int) -> None:
+    """Let this process and its workers open so many files; many systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class Server(MPServer):
     """Granian, except that a second signal ends it at once, and Ctrl-C is for the parent alone."""
 
@@ -121,8 +132,12 @@ def _check_port(host: str, port: int, option: str) -> str:
     return str(address[0])
 
 
-def run_server(binding: Binding, *, is_verbose: bool, on_ready: Callable[[], None]) -> None:
+def run_server(
+    binding: Binding, *, streams_max: int, is_verbose: bool, on_ready: Callable[[], None]
+) -> None:
     """Serve until a signal; requests in flight are answered before it returns."""
+    connections = CONNECTIONS_A_WORKER + streams_max
+    allow_files(2 * connections)
     # A forked worker would inherit the threads' locks and the memory of everything done so far.
     multiprocessing.set_start_method("spawn", force=True)
     server = Server(
@@ -136,7 +151,8 @@ def run_server(binding: Binding, *, is_verbose: bool, on_ready: Callable[[], Non
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_READ_TIMEOUT_MS),
         websockets=False,
         backlog=BACKLOG,
-        backpressure=CONNECTIONS_A_WORKER,
+        # Streams of open pages hold a connection each, and take none from others.
+        backpressure=connections,
         log_level=LogLevels.debug if is_verbose else LogLevels.warning,
         log_dictconfig=GRANIAN_LOGGING,
         log_access=False,

@@ -1,4 +1,4 @@
-"""Hears from the database that a tenant, its hosts or its keys changed."""
+"""Hears from the database that a tenant, its hosts, its keys or its data changed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 
 from metrics_service.db.engine import CONNECT_TIMEOUT_S
+from metrics_service.tenants.changed import CHANGES_CHANNEL, Changed, read_payload
 from metrics_service.tenants.registry import CHANNEL
 
 # Revocation holds everywhere within two seconds, whatever happens to this connection: so it proves
@@ -30,17 +31,29 @@ class RegistryListener:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._told: list[Callable[[UUID | None], None]] = []
+        self._told_changes: list[Callable[[UUID | None, Changed | None], None]] = []
         self._heard_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
+    def hears(self) -> bool:
+        """Whether the connection has proved of late that it lives."""
+        return time.monotonic() - self._heard_at < PROOF_LASTS_S
+
     def ttl_s(self) -> float:
         """How long a look-up may be remembered at this moment."""
-        hears = time.monotonic() - self._heard_at < PROOF_LASTS_S
-        return TTL_WHILE_HEARING_S if hears else TTL_WHILE_DEAF_S
+        return TTL_WHILE_HEARING_S if self.hears() else TTL_WHILE_DEAF_S
 
     def tell(self, forget: Callable[[UUID | None], None]) -> None:
         """Call `forget` with a tenant's id when it changed, with None after a gap."""
         self._told.append(forget)
+
+    def tell_changes(self, changed: Callable[[UUID | None, Changed | None], None]) -> None:
+        """Call `changed` with a tenant's id and what of its data changed; with None after a gap."""
+        self._told_changes.append(changed)
+
+    def _on_data(self, tenant_id: UUID | None, what: Changed | None) -> None:
+        for changed in self._told_changes:
+            changed(tenant_id, what)
 
     def _on_change(self, tenant_id: UUID | None) -> None:
         for forget in self._told:
@@ -67,8 +80,11 @@ class RegistryListener:
         connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S)
         try:
             await connection.add_listener(CHANNEL, self._heard)
+            if self._told_changes:
+                await connection.add_listener(CHANGES_CHANNEL, self._heard_of_data)
             # What changed while nobody listened is unknown.
             self._on_change(None)
+            self._on_data(None, None)
             while True:
                 await connection.execute("SELECT 1", timeout=PROOF_LASTS_S)
                 self._heard_at = time.monotonic()
@@ -81,3 +97,10 @@ class RegistryListener:
             self._on_change(UUID(str(payload)))
         except ValueError:
             self._on_change(None)
+
+    def _heard_of_data(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        try:
+            for tenant_id, changed in read_payload(str(payload)):
+                self._on_data(tenant_id, changed)
+        except ValueError:
+            self._on_data(None, None)
