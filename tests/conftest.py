@@ -157,8 +157,9 @@ def addresses(new_database: Callable[[], Addresses], admin_url: Callable[[str], 
 
 
 @pytest.fixture(scope="session")
-def settings(addresses: Addresses) -> Settings:
+def settings(addresses: Addresses, server_root: Path) -> Settings:
     return Settings(
+        metrics_data_dir=str(server_root),
         database_url=addresses.runtime,
         database_owner_url=addresses.owner,
         metrics_secret_key="a secret key that only tests ever use",

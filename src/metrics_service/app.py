@@ -55,9 +55,17 @@ from metrics_service.setup.controller import SetupController
 from metrics_service.setup.request import Reach
 from metrics_service.tenant_settings.controller import TenantSettingsController
 from metrics_service.tool_metrics.controller import ToolMetricController
+from metrics_service.users.controller import OwnSignInController
+from metrics_service.web.answers import Answers
+from metrics_service.web.assets import Assets
+from metrics_service.web.live import live
+from metrics_service.web.routes import WEB
+from metrics_service.web.streams import Hub
+from metrics_service.web.vega import VegaBundle
 
 ROUTES: list[ControllerRouterHandler] = [
     get_me,
+    OwnSignInController,
     MetricsSessionController,
     SessionEventController,
     ToolMetricController,
@@ -80,6 +88,8 @@ ROUTES: list[ControllerRouterHandler] = [
     OtlpController,
     health.live,
     health.ready,
+    *WEB,
+    live,
 ]
 
 
@@ -88,11 +98,22 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
     foundation = lay_foundation(settings, runtime_dsn=runtime_dsn, direct_dsn=direct_dsn)
 
     renderer, followers = Renderer(), Followers()
+    vega = VegaBundle(settings.data_dir)
+    answers = Answers(foundation.listener.hears)
+    foundation.listener.tell_changes(lambda tenant_id, _: answers.forget(tenant_id))
+    hub = Hub(
+        max_streams=settings.metrics_streams_max,
+        hears=foundation.listener.hears,
+        find=foundation.database.sign_ins.find,
+    )
+    # After the answers: who is told that something changed must not be given what was before.
+    foundation.listener.tell_changes(hub.changed)
+    foundation.listener.tell(hub.check)
     reach = Reach(settings.trusted_proxies, settings.metrics_otlp_grpc_port)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with foundation.standing(), aclosing(renderer), aclosing(followers):
+        async with foundation.standing(), aclosing(renderer), aclosing(followers), aclosing(vega), hub.kept():
             yield
 
     litestar = Litestar(
@@ -112,6 +133,10 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
                 "renderer": renderer,
                 "followers": followers,
                 "reach": reach,
+                "vega": vega,
+                "assets": Assets(vega.version),
+                "answers": answers,
+                "hub": hub,
             }
         ),
     )
@@ -121,6 +146,7 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
         app,
         foundation.keys,
         foundation.database.links,
+        sign_ins=foundation.database.sign_ins,
         throttle=FailureThrottle(settings.metrics_auth_failures_per_minute),
         trusted_proxies=settings.trusted_proxies,
     )

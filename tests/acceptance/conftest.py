@@ -278,6 +278,8 @@ TABLES = (
     "dashboard_versions",
     "dashboard_shares",
     "idempotency_keys",
+    "user_passwords",
+    "sign_ins",
 )
 
 

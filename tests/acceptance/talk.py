@@ -118,6 +118,17 @@ def _media_type(request: httpx.Request) -> str:
     return request.headers.get("content-type", "").lower().partition(";")[0].strip()
 
 
+def check_page(response: httpx.Response) -> None:
+    """What holds of everything that a browser shows; and what a refusal may not say."""
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    if response.url.path.startswith("/schema"):
+        return
+    assert response.headers["cache-control"] == "no-store"
+    assert "script-src 'self'; style-src 'self'" in response.headers["content-security-policy"]
+    if response.status_code >= 400:
+        assert _LEAK.search(response.text) is None, response.text
+
+
 async def check_answer(response: httpx.Response) -> None:
     """Hold every answer of every test to what is promised for all of them."""
     status = response.status_code
@@ -125,7 +136,10 @@ async def check_answer(response: httpx.Response) -> None:
     assert status < 500 or status in (503, 504), (status, response.request.url, response.text)
     assert response.headers["x-content-type-options"] == "nosniff"
     is_otlp = is_for_otlp(response.request)
-    if status >= 400 and response.request.method != "HEAD" and "/health" not in response.url.path:
+    is_page = response.headers.get("content-type", "").startswith("text/html")
+    if is_page:
+        check_page(response)
+    elif status >= 400 and response.request.method != "HEAD" and "/health" not in response.url.path:
         (check_status if is_otlp else check_problem)(response)
     if status in (429, 503) and "/health" not in response.url.path:
         assert int(response.headers["retry-after"]) >= 1

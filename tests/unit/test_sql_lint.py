@@ -413,6 +413,7 @@ TENANT_TABLES |= {table.upper() for table in rebuild.TABLES}
 INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/cli/demo.py": {"OWNER"},
     "src/metrics_service/cli/key.py": {"OWNER"},
+    "src/metrics_service/cli/user.py": {"OWNER"},
     "src/metrics_service/db/embedded/cluster.py": {"DATABASE"},
     # Of two tables, which are constants of their features.
     "src/metrics_service/db/facts.py": {
@@ -484,10 +485,12 @@ INTERPOLATED: dict[str, set[str]] = {
         "BACKUP", "expression", "ids", "role", "statements", "table",
     },
     "src/metrics_service/tool_metrics/repository.py": {"CLOCK"},
+    "src/metrics_service/users/repository.py": {"ROWS"},
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
     "alembic/registry/0002_ended_keys.py": {"runtime"},
     "alembic/tenant/0001_tenant.py": {"table"},
     "alembic/tenant/0005_connecting.py": {"table"},
+    "alembic/tenant/0006_signing_in.py": {"table"},
     "alembic/tenant/0002_telemetry.py": {
         "additions", "index", "removals", "table",
     },

@@ -17,6 +17,7 @@ from metrics_service.db.failures import translated
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import InvalidBodyError, InvalidQueryError, StatementTimeoutError
 from metrics_service.fields import now
+from metrics_service.http.hidden_people import HIDDEN, PERSON
 from metrics_service.rollups.measures import MEASURES
 from metrics_service.rollups.queries import MAX_ROWS, SeriesQuery
 from metrics_service.rollups.ranges import TIMES
@@ -96,16 +97,24 @@ def known_widgets(stored: Iterable[Any]) -> list[Widget]:
 
 
 async def answer(
-    connection: ContextConnection, widgets: Sequence[Widget], request: DataRequest
+    connection: ContextConnection,
+    widgets: Sequence[Widget],
+    request: DataRequest,
+    *,
+    sees_people: bool = True,
 ) -> DashboardData:
     """Answer all widgets; what one cannot be answered is said in its place.
 
     In a transaction that is a snapshot they agree with each other. Raises `InvalidBodyError`.
+    Without `sees_people` nothing is answered about individuals.
     """
     asked = Asked.of(request)
     budget = await Budget.of(connection)
     await connection.execute(SAVE)
-    found = [await _answer(connection, widget, asked, budget) for widget in widgets]
+    found = [
+        await _answer(connection, widget, asked, budget, sees_people=sees_people)
+        for widget in widgets
+    ]
     data = [one for one, _ in found]
     updated = [moment for _, moment in found if moment is not None]
     return DashboardData(
@@ -119,6 +128,11 @@ async def answer(
             now(),
         ),
     )
+
+
+def is_of_people(question: SeriesQuery) -> bool:
+    """Whether the answer tells individuals apart, or is one's own."""
+    return PERSON in question.group_by or PERSON in question.filters
 
 
 class Budget:
@@ -151,7 +165,12 @@ class Budget:
 
 
 async def _answer(
-    connection: ContextConnection, widget: Widget, asked: Asked, budget: Budget
+    connection: ContextConnection,
+    widget: Widget,
+    asked: Asked,
+    budget: Budget,
+    *,
+    sees_people: bool,
 ) -> tuple[WidgetData, datetime | None]:
     """The answer, and when what was read for it changed last."""
     query = widget.query
@@ -167,8 +186,11 @@ async def _answer(
         truncated=False,
         notes=asked.notes(query),
     )
+    question = asked.query(query, period)
+    if not sees_people and is_of_people(question):
+        return msgspec.structs.replace(answered, error=HIDDEN), None
     try:
-        series, totals = await _read(connection, widget, asked.query(query, period), budget)
+        series, totals = await _read(connection, widget, question, budget)
         before = None
         if query.compare is not None:
             earlier = previous(period, asked.zone)

@@ -51,9 +51,11 @@ class DashboardDataController(Controller):
         data: Annotated[DataRequest, Body(examples=[Example(value=ASKED)])] = AS_IT_IS,
     ) -> DashboardData:
         """Answer all widgets of a dashboard, of one moment."""
+        sees_people = await caller.sees_people()
         async with caller.snapshot() as tx:
             row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
-            return await answer(await hot_door(tx), known_widgets(row.widgets), data)
+            widgets = known_widgets(row.widgets)
+            return await answer(await hot_door(tx), widgets, data, sees_people=sees_people)
 
     @post(
         "/{dashboard_id:uuid}/origin",
@@ -69,6 +71,8 @@ class DashboardDataController(Controller):
         data: Annotated[OriginRequest, Body(examples=[Example(value=FIGURE)])],
     ) -> Origin:
         """Find what one figure is made of: rollup rows, sessions and calls, by their signals."""
+        sees_people = await caller.sees_people()
         async with caller.snapshot() as tx:
             row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
-            return await find_origin(await hot_door(tx), known_widgets(row.widgets), data)
+            widgets = known_widgets(row.widgets)
+            return await find_origin(await hot_door(tx), widgets, data, sees_people=sees_people)

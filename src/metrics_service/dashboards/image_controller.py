@@ -84,10 +84,12 @@ class DashboardImageController(Controller):
     ) -> Response[bytes]:
         """Get a dashboard as PNG, SVG or PDF."""
         query = parse_query(request, ImageQuery)
+        sees_people = await caller.sees_people()
         async with caller.snapshot() as tx:
             row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
             with asked_of(query) as asked:
-                data = await answer(await hot_door(tx), known_widgets(row.widgets), asked)
+                widgets = known_widgets(row.widgets)
+                data = await answer(await hot_door(tx), widgets, asked, sees_people=sees_people)
         # No connection is held while it is drawn.
         return await answer_image(request, caller, row, data, query)
 

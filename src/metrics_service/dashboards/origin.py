@@ -8,12 +8,13 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.dashboards.data import Person, names_of
+from metrics_service.dashboards.data import Person, is_of_people, names_of
 from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.layout import MAX_SHOWN
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.errors import FieldError, InvalidBodyError, InvalidQueryError
+from metrics_service.errors import FieldError, ForbiddenError, InvalidBodyError, InvalidQueryError
+from metrics_service.http.hidden_people import HIDDEN, PERSON, shown
 from metrics_service.rollups.behind import Behind, find_behind
 from metrics_service.rollups.plan import Plan
 from metrics_service.rollups.queries import SeriesQuery
@@ -42,9 +43,16 @@ class Origin(Behind, frozen=True, kw_only=True):
 
 
 async def find_origin(
-    connection: ContextConnection, widgets: Sequence[Widget], request: OriginRequest
+    connection: ContextConnection,
+    widgets: Sequence[Widget],
+    request: OriginRequest,
+    *,
+    sees_people: bool = True,
 ) -> Origin:
-    """Raises `InvalidBodyError` for a figure that no widget shows."""
+    """Raises `InvalidBodyError` for a figure that no widget shows.
+
+    Without `sees_people` what is behind it is nobody's, and `ForbiddenError` for figures of individuals.
+    """
     asked = Asked.of(request)
     widget = next((one for one in widgets if one.id == request.widget), None)
     if widget is None:
@@ -52,11 +60,15 @@ async def find_origin(
     if request.measure not in widget.query.measures:
         raise _refused("measure", f"must be one of {', '.join(widget.query.measures)}")
     whole = asked.query(widget.query, asked.period_of(widget.query))
+    if not sees_people and is_of_people(whole):
+        raise ForbiddenError(HIDDEN)
     query = _narrowed(whole, request)
     try:
         behind = await find_behind(connection, query)
     except InvalidQueryError as error:
         raise InvalidBodyError([FieldError(str(error), field="widget")]) from None
+    if not sees_people:
+        behind = _of_nobody(behind)
     people: set[UUID | str | None] = {row.user_id for row in behind.sessions.rows}
     people |= {row.user_id for row in behind.rows.rows} if behind.rows else set()
     people |= {row.dimensions.get("user_id") for row in behind.rollups.rows}
@@ -67,6 +79,26 @@ async def find_origin(
         from_=query.from_,
         to=query.to,
         names=await names_of(connection, people),
+    )
+
+
+def _of_nobody(behind: Behind) -> Behind:
+    replace = msgspec.structs.replace
+    rollups = [
+        replace(row, dimensions={**row.dimensions, PERSON: None})
+        if PERSON in row.dimensions
+        else row
+        for row in behind.rollups.rows
+    ]
+    sessions = [shown(row, sees_people=False) for row in behind.sessions.rows]
+    facts = behind.rows
+    if facts is not None:
+        facts = replace(facts, rows=[shown(row, sees_people=False) for row in facts.rows])
+    return replace(
+        behind,
+        rollups=replace(behind.rollups, rows=rollups),
+        sessions=replace(behind.sessions, rows=sessions),
+        rows=facts,
     )
 
 

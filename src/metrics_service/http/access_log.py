@@ -14,7 +14,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from metrics_service.errors import UnavailableError
-from metrics_service.http import limits
+from metrics_service.http import browser, limits
 from metrics_service.http.headers import Header, values_of
 from metrics_service.http.otlp_errors import speaks_otlp
 from metrics_service.http.problems import MEDIA_TYPE, TITLES, Problem, send_problem
@@ -143,14 +143,20 @@ async def _send_failure(scope: Scope, exchange: _Exchange) -> None:
         # To an OTLP client 500 is final, and what it sent is lost; 503 makes it try again.
         await send_problem(UnavailableError(), scope, exchange.send)
         return
-    body = msgspec.json.encode(
-        Problem(
-            title=TITLES[500],
-            status=500,
-            detail="the service failed; the request id finds out why",
-            request_id=exchange.request_id,
+    detail = "the service failed; the request id finds out why"
+    if browser.wants_page(scope):
+        body = browser.error_page(500, TITLES[500], detail, exchange.request_id)
+        named = {**browser.SECURITY_HEADERS, "content-type": browser.HTML_UTF8}
+    else:
+        body = msgspec.json.encode(
+            Problem(
+                title=TITLES[500], status=500, detail=detail, request_id=exchange.request_id
+            )
         )
-    )
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+        named = {"content-type": MEDIA_TYPE}
+    headers = [
+        (b"content-length", b"%d" % len(body)),
+        *((name.encode(), value.encode()) for name, value in named.items()),
+    ]
     await exchange.send({"type": "http.response.start", "status": 500, "headers": headers})
     await exchange.send({"type": "http.response.body", "body": body, "more_body": False})

@@ -22,8 +22,10 @@ from metrics_service.db.tenancy import (
     tenant_session,
 )
 from metrics_service.errors import ForbiddenError, InvalidQueryError
+from metrics_service.http.changes import Changes
 from metrics_service.http.links import LinkSigner
 from metrics_service.http.sealing import Sealer
+from metrics_service.http.throttle import PasswordThrottle
 from metrics_service.http.turns import Turns
 from metrics_service.ingest.diary import Diary
 from metrics_service.ingest.known_people import PEOPLE_LOCK
@@ -32,7 +34,10 @@ from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.tenants.allowed import SettingsDirectory
 from metrics_service.tenants.authenticate import Principal
+from metrics_service.tenants.passwords import Passwords
 from metrics_service.tenants.resolve import ServedTenant
+from metrics_service.tenants.sign_ins import KIND as PERSON
+from metrics_service.tenants.sign_ins import SignIns
 
 AnyRequest: TypeAlias = Request[Principal, Any, Any]
 
@@ -53,7 +58,12 @@ class Database(msgspec.Struct, frozen=True):
     tenant_settings: SettingsDirectory
     sealer: Sealer
     links: LinkSigner
+    sign_ins: SignIns
+    passwords: Passwords
+    password_throttle: PasswordThrottle
     diary: Diary
+    changes: Changes
+    """Told of what was committed."""
     raw_sweeper: RawSweeper
     query_timeout_ms: int
 
@@ -76,6 +86,15 @@ class Caller(msgspec.Struct, frozen=True):
             timeout_ms=self.database.query_timeout_ms,
             read_only=read_only,
         )
+
+    async def sees_people(self) -> bool:
+        """Whether individuals may be shown to who asks: to no one signed in whose tenant hides them.
+
+        To be asked before a connection is taken, of which this may take one too.
+        """
+        if self.principal.kind != PERSON:
+            return True
+        return not (await self.database.tenant_settings.allowed(self.tenant_id)).hides_people
 
     def reading(self) -> AbstractAsyncContextManager[ContextConnection]:
         """The door for hot SQL, READ ONLY."""
@@ -148,7 +167,8 @@ async def authorize(request: AnyRequest) -> None:
     # A handler that forgot to say what it requires is open to nobody.
     scope = request.route_handler.opt["scope"]
     if scope is not None and not request.user.allows(scope):
-        raise ForbiddenError(f"this key lacks the scope {scope}")
+        whose = "this key" if request.user.user_role is None else f"the role {request.user.role}"
+        raise ForbiddenError(f"{whose} lacks the scope {scope}")
     if request.scope["query_string"] and request.route_handler.operation_class is Operation:
         # Those that take parameters are described by a class of their own, and name the wrong one.
         raise InvalidQueryError("there are no parameters here")

@@ -12,9 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.engine import runtime_engine, warm
 from metrics_service.db.pages import CursorSigner
+from metrics_service.http.changes import Changes
 from metrics_service.http.dependencies import Database
 from metrics_service.http.links import LinkSigner
 from metrics_service.http.sealing import Sealer
+from metrics_service.http.throttle import PasswordThrottle
 from metrics_service.http.turns import Turns
 from metrics_service.ingest.diary import Diary
 from metrics_service.ingest.prices import load_prices
@@ -25,7 +27,9 @@ from metrics_service.settings import Settings
 from metrics_service.tenants.allowed import SettingsDirectory
 from metrics_service.tenants.authenticate import KeyRing
 from metrics_service.tenants.listener import RegistryListener
+from metrics_service.tenants.passwords import Passwords
 from metrics_service.tenants.resolve import TenantDirectory
+from metrics_service.tenants.sign_ins import SignIns
 
 
 class Foundation(msgspec.Struct, frozen=True):
@@ -48,10 +52,11 @@ class Foundation(msgspec.Struct, frozen=True):
             # takes 70 ms, and large batches cause many.
             gc.collect()
             gc.freeze()
-            async with self.database.diary.kept():
+            async with self.database.diary.kept(), self.database.changes.told():
                 yield
         finally:
             await self.listener.stop()
+            self.database.passwords.close()
             await self.engine.dispose()
 
 
@@ -69,6 +74,8 @@ def lay_foundation(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> 
     keys = KeyRing(engine, ttl_s=listener.ttl_s)
     listener.tell(directory.forget)
     listener.tell(keys.forget)
+    sign_ins = SignIns(engine, ttl_s=listener.ttl_s)
+    listener.tell(sign_ins.forget)
     secret = settings.secret_key()
     tool_names = ToolNames()
     database = Database(
@@ -85,7 +92,13 @@ def lay_foundation(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> 
         tenant_settings=SettingsDirectory(engine),
         sealer=Sealer(secret),
         links=LinkSigner(secret),
+        sign_ins=sign_ins,
+        passwords=Passwords(),
+        password_throttle=PasswordThrottle(
+            settings.metrics_auth_failures_per_minute, trusted_proxies=settings.trusted_proxies
+        ),
         diary=Diary(engine),
+        changes=Changes(engine),
         raw_sweeper=RawSweeper(),
         query_timeout_ms=settings.database_query_timeout_ms,
     )

@@ -17,6 +17,7 @@ BODY_PATIENCE_S = 30.0
 MAX_BODY_BYTES = 1 * MIB
 MAX_BATCH_BYTES = 20 * MIB
 MAX_OTLP_BYTES = 64 * MIB
+MAX_FORM_BYTES = 16 * KIB
 # Of all bodies of a tenant that a process holds together: four of the largest.
 MAX_HELD_BYTES = 256 * MIB
 
@@ -31,6 +32,7 @@ YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "
 IMPORT_PATH = "/api/v1/dashboards/import"
 OTLP_PREFIX = "/v1/"
 KEYED_PREFIX = "/i/"
+FORM_PATHS = frozenset({"/sign-in", "/sign-out"})
 MASKED_TOKEN = f"{KEYED_PREFIX}:token"
 JSON_PREFIX = "/api/"
 
@@ -65,6 +67,8 @@ def max_body_bytes(path: str) -> int:
     """The most bytes a body may have, as it arrives and after inflating."""
     if path in BATCH_PATHS:
         return MAX_BATCH_BYTES
+    if path in FORM_PATHS:
+        return MAX_FORM_BYTES
     return MAX_OTLP_BYTES if path.startswith(OTLP_PREFIX) else MAX_BODY_BYTES
 
 

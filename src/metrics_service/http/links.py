@@ -13,6 +13,8 @@ from metrics_service.errors import NotFoundError
 from metrics_service.tenants.authenticate import Principal
 
 PREFIX = "/api/v1/shared/"
+PAGE_PREFIX = "/shared/"
+_PREFIXES = (PREFIX, PAGE_PREFIX)
 KIND = "link"
 
 VERSION = 1
@@ -81,8 +83,9 @@ def no_link() -> NotFoundError:
 
 def is_link(path: str) -> bool:
     """Whether a token, and nothing else, is the credential of this path."""
-    return path.startswith(PREFIX)
+    return path.startswith(_PREFIXES)
 
 
 def token_of(path: str) -> str:
-    return path.removeprefix(PREFIX).partition("/")[0]
+    """What stands in the place of the token, be it one or not."""
+    return path.removeprefix(PREFIX).removeprefix(PAGE_PREFIX).partition("/")[0]

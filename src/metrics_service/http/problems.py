@@ -9,7 +9,7 @@ from litestar.types import Scope, Send
 
 from metrics_service import errors
 from metrics_service.errors import FieldError, MetricsServiceError
-from metrics_service.http import otlp_errors
+from metrics_service.http import browser, otlp_errors
 from metrics_service.http.diary_notes import leave_refusal
 
 STATUS_OF: dict[type[MetricsServiceError], int] = {
@@ -109,15 +109,20 @@ def refusal_of(error: MetricsServiceError, scope: Scope) -> Refusal:
         media_type, body = otlp_errors.encode_status(scope, status, str(error))
         return Refusal(status, media_type, otlp_errors.headers_for(status, headers), body)
     state: dict[str, Any] = scope.get("state") or {}
-    problem = problem_of(error, path=scope["path"], request_id=state.get("request_id"))
+    request_id = state.get("request_id")
+    if browser.wants_page(scope):
+        page = browser.error_page(status, TITLES[status], str(error), request_id)
+        return Refusal(status, browser.HTML, {**headers, **browser.SECURITY_HEADERS}, page)
+    problem = problem_of(error, path=scope["path"], request_id=request_id)
     return Refusal(status, MEDIA_TYPE, headers, msgspec.json.encode(problem))
 
 
 async def send_problem(error: MetricsServiceError, scope: Scope, send: Send) -> None:
     """Answer from a layer in front of the framework."""
     refusal = refusal_of(error, scope)
+    is_page = refusal.media_type == browser.HTML
     headers = {
-        "content-type": refusal.media_type,
+        "content-type": browser.HTML_UTF8 if is_page else refusal.media_type,
         "content-length": str(len(refusal.body)),
         **refusal.headers,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -27,8 +27,13 @@ QueryT = TypeVar("QueryT", bound=msgspec.Struct)
 
 def parse_query(request: Request[Any, Any, Any], kind: type[QueryT]) -> QueryT:
     """Read the query string; raises `InvalidQueryError` that names the parameter."""
+    return read_query(request.query_params.multi_items(), kind)
+
+
+def read_query(given: Iterable[tuple[str, str]], kind: type[QueryT]) -> QueryT:
+    """As `parse_query`, of parameters that somebody has read."""
     values: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in given:
         if name in values:
             raise InvalidQueryError(f"parameter {name} is given twice")
         values[name] = value

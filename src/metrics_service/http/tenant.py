@@ -11,6 +11,7 @@ from metrics_service.errors import (
     UnavailableError,
     UnknownHostError,
 )
+from metrics_service.http.browser import STATIC_PREFIX
 from metrics_service.http.limits import HEALTH_PATHS
 from metrics_service.http.problems import send_problem
 from metrics_service.tenants.resolve import ServedTenant, TenantDirectory
@@ -24,7 +25,7 @@ class TenantGate:
         self._directory = directory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["path"] in HEALTH_PATHS:
+        if scope["type"] != ScopeType.HTTP or _is_for_all(scope["path"]):
             await self._app(scope, receive, send)
             return
         try:
@@ -40,6 +41,11 @@ class TenantGate:
         if tenant is not None and tenant.is_active:
             state["tenant_id"] = str(tenant.id)
         state["tenant"] = require_served(tenant)
+
+
+def _is_for_all(path: str) -> bool:
+    # What pages are made of is the same for all, and error pages on unknown hosts need it too.
+    return path in HEALTH_PATHS or path.startswith(STATIC_PREFIX)
 
 
 def require_served(tenant: ServedTenant | None) -> ServedTenant:

@@ -12,8 +12,16 @@ from litestar.params import Body, FromPath
 
 from metrics_service.db.listing import ListQuery, position_of
 from metrics_service.db.pages import Page
+from metrics_service.errors import ForbiddenError
 from metrics_service.http.bodies import JsonBody
-from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.dependencies import (
+    AnyRequest,
+    Caller,
+    authorize,
+    provide_caller,
+    requires,
+)
+from metrics_service.http.hidden_people import HIDDEN
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
 from metrics_service.identities.repository import (
@@ -48,10 +56,18 @@ ASSIGNED = {"user_email": "ada@example.com"}
 RULE = {"kind": "email_domain", "value": "old.example.com", "to_domain": "example.com"}
 
 
+async def authorize_who_sees_people(request: AnyRequest) -> None:
+    """As `authorize`; raises `ForbiddenError` where people are hidden, too."""
+    await authorize(request)
+    if not await (await provide_caller(request)).sees_people():
+        raise ForbiddenError(HIDDEN)
+
+
 class IdentityController(Controller):
     path = IDENTITIES
     tags = ["identities"]
     opt = requires("admin")
+    before_request = staticmethod(authorize_who_sees_people)
 
     @get(operation_class=query_operation(IdentityQuery))
     async def list_identities(
@@ -103,6 +119,7 @@ class IdentityRuleController(Controller):
     path = RULES
     tags = ["identities"]
     opt = requires("admin")
+    before_request = staticmethod(authorize_who_sees_people)
 
     @get(operation_class=query_operation(ListQuery))
     async def list_rules(

@@ -88,6 +88,8 @@ async def _walk(caller: Caller, following: _Following) -> None:
         async with caller.database.turns.take(caller.tenant_id), caller.writing() as connection:
             step = await follow(connection, caller.tenant_id, following.concerned, after)
         following.moved += step.moved
+        if step.moved:
+            caller.database.changes.note(caller.tenant_id, None)
         if step.last_id is None:
             following.is_complete = True
             return

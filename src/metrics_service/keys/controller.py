@@ -16,6 +16,7 @@ from metrics_service.db.pages import Page, Position
 from metrics_service.errors import NotFoundError
 from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.hidden_people import shown
 from metrics_service.http.idempotency import once
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
@@ -42,6 +43,7 @@ class KeyController(Controller):
     ) -> Page[KeyRow]:
         """List the tenant's keys; the keys themselves are not kept and cannot be shown."""
         query = parse_query(request, ListQuery)
+        sees_people = await caller.sees_people()
         return await answer_page(
             caller,
             ROUTE,
@@ -51,7 +53,7 @@ class KeyController(Controller):
             ),
             count=lambda: count_keys(tx),
             position=lambda row: Position(row.created_at, row.id),
-            view=lambda row: row,
+            view=lambda row: shown(row, sees_people=sees_people),
         )
 
     @post(dto=JsonBody[KeyIn], return_dto=None)

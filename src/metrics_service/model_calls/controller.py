@@ -11,6 +11,7 @@ from litestar.params import FromPath
 from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.hidden_people import check_question, shown
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.sessions import require_session
@@ -62,6 +63,7 @@ class ModelCallController(Controller):
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ModelSummary:
         """Count model calls, tokens and cost by group."""
         query = parse_query(request, ModelSummaryQuery)
+        check_question(query, sees_people=await caller.sees_people())
         async with caller.summarising() as connection:
             return await summarise_model_calls(connection, query)
 
@@ -70,6 +72,8 @@ async def _page(
     request: AnyRequest, caller: Caller, *, session_id: UUID | None
 ) -> Page[ModelCallView]:
     query = parse_query(request, SessionModelCallQuery if session_id else ModelCallQuery)
+    sees_people = await caller.sees_people()
+    check_question(query, sees_people=sees_people)
     async with caller.reading() as connection:
         if session_id is not None:
             await require_session(connection, session_id)
@@ -82,5 +86,5 @@ async def _page(
             ),
             count=lambda: MODEL_CALLS.count(connection, query, session_id=session_id),
             position=position_of(query.sort),
-            view=model_call_view,
+            view=lambda row: shown(model_call_view(row), sees_people=sees_people),
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from uuid import UUID
 
 import structlog
 
@@ -48,6 +50,8 @@ async def receive(caller: Caller, signal: Signal, body: bytes, *, is_json: bool)
     try:
         async with database.turns.take(caller.tenant_id):
             names = await _store(caller, out, raw)
+            if not out.is_empty:
+                database.changes.note(caller.tenant_id, _sessions_of(out))
             if raw is not None:
                 open_ = caller.writing
                 await database.raw_sweeper.sweep(open_, caller.tenant_id, allowed.raw_hours)
@@ -85,3 +89,8 @@ async def _store(caller: Caller, out: Telemetry, raw: RawRequest | None) -> set[
         if raw is not None:
             await raw.keep(connection, told)
     return names
+
+
+def _sessions_of(out: Telemetry) -> Iterable[UUID] | None:
+    # Whose calls the spans are inside of, only the database knows.
+    return None if out.inside else (session.id for session in out.sessions.values())

@@ -11,6 +11,7 @@ from litestar.params import FromPath
 from metrics_service.db.listing import position_of
 from metrics_service.db.pages import Page
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.http.hidden_people import shown
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.sessions import require_session
@@ -32,6 +33,7 @@ class SessionEventController(Controller):
     ) -> Page[SessionEventView]:
         """List what else happened in one session, in order: prompts, turns, modes, hooks."""
         query = parse_query(request, SessionEventQuery)
+        sees_people = await caller.sees_people()
         async with caller.reading() as connection:
             await require_session(connection, session_id)
             return await answer_page(
@@ -48,5 +50,5 @@ class SessionEventController(Controller):
                 ),
                 count=lambda: count_session_events(connection, query, session_id=session_id),
                 position=position_of(query.sort),
-                view=session_event_view,
+                view=lambda row: shown(session_event_view(row), sees_people=sees_people),
             )

@@ -24,6 +24,7 @@ from metrics_service.http.bodies import JsonBody
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.diary_notes import leave_taken
+from metrics_service.http.hidden_people import check_question, shown
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.diary_page import Taken
@@ -77,17 +78,24 @@ class MetricsSessionController(Controller):
     ) -> Page[SessionView]:
         """List sessions, newest first."""
         query = parse_query(request, SessionQuery)
+        sees_people = await caller.sees_people()
+        check_question(query, sees_people=sees_people)
         async with caller.reading() as connection:
             return await answer_page(
                 caller,
                 ROUTE,
                 query,
                 fetch=lambda after, limit, offset: fetch_sessions(
-                    connection, query, after=after, limit=limit, offset=offset
+                    connection,
+                    query,
+                    after=after,
+                    limit=limit,
+                    offset=offset,
+                    sees_people=sees_people,
                 ),
-                count=lambda: count_sessions(connection, query),
+                count=lambda: count_sessions(connection, query, sees_people=sees_people),
                 position=position_of(query.sort),
-                view=session_view,
+                view=lambda row: shown(session_view(row), sees_people=sees_people),
             )
 
     @post(opt=requires("ingest"), dto=JsonBody[SessionRecord], return_dto=None)
@@ -100,6 +108,7 @@ class MetricsSessionController(Controller):
         """Create a session, or update the one with the same `agent` and `external_id`."""
         view, is_new = await state_session(caller, data)
         leave_taken(request.scope, Taken(1, agent=data.agent))
+        view = shown(view, sees_people=await caller.sees_people())
         return Response(view, status_code=201 if is_new else 200)
 
     @post(
@@ -128,6 +137,7 @@ class MetricsSessionController(Controller):
     ) -> SessionSummary:
         """Count sessions, and sum up their figures, by group."""
         query = parse_query(request, SessionSummaryQuery)
+        check_question(query, sees_people=await caller.sees_people())
         async with caller.summarising() as connection:
             return await summarise_sessions(connection, query)
 
@@ -136,8 +146,9 @@ class MetricsSessionController(Controller):
         self, caller: NamedDependency[Caller], session_id: FromPath[UUID]
     ) -> SessionView:
         """Get one session."""
+        sees_people = await caller.sees_people()
         async with caller.reading() as connection:
-            return await get_session(connection, session_id)
+            return shown(await get_session(connection, session_id), sees_people=sees_people)
 
     @patch(
         "/{session_id:uuid}",
@@ -152,7 +163,8 @@ class MetricsSessionController(Controller):
         data: Annotated[SessionPatch, Body(examples=[Example(value=CHANGE)])],
     ) -> SessionView:
         """Change fields of a session."""
-        return await patch_session(caller, session_id, data)
+        view = await patch_session(caller, session_id, data)
+        return shown(view, sees_people=await caller.sees_people())
 
     @delete("/{session_id:uuid}", opt=requires("write"))
     async def delete_one(self, caller: NamedDependency[Caller], session_id: FromPath[UUID]) -> None:
@@ -160,3 +172,4 @@ class MetricsSessionController(Controller):
         async with caller.writing() as connection:
             if not await delete_session(connection, session_id):
                 raise NotFoundError("session", session_id)
+        caller.database.changes.note(caller.tenant_id, [session_id])

@@ -85,14 +85,41 @@ STATUS = {
     "closed": f"(s.ended_at IS NOT NULL OR ({IS_IDLE}))",
 }
 
+FAILED = "s.tool_error_count + s.model_error_count"
 
-def _where(query: SessionQuery) -> Where:
+# Cheap ones first: what is found in them is not looked for elsewhere.
+FOUND = (
+    "s.external_id ILIKE {0}",
+    "s.repository ILIKE {0}",
+    "s.branch ILIKE {0}",
+)
+FOUND_IN_TAGS = """EXISTS (SELECT FROM session_tags t
+    WHERE t.tenant_id = s.tenant_id AND t.session_id = s.id AND t.tag ILIKE {0})"""
+# Not joined to the session, so that people are looked through once and not for each session.
+FOUND_IN_PEOPLE = (
+    "s.user_id IN (SELECT p.id FROM users p WHERE p.name ILIKE {0} OR p.email ILIKE {0})"
+)
+
+
+def like(text: str) -> str:
+    """A pattern that finds the text itself, anywhere in another."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+def _where(query: SessionQuery, *, sees_people: bool) -> Where:
     where = Where()
     for name, condition in FILTERS.items():
         if (value := getattr(query, name)) is not None:
             where.add(condition, value)
     if query.status is not None:
         where.require(STATUS[query.status])
+    if query.has_errors is not None:
+        where.require(f"{FAILED} {'>' if query.has_errors else '='} 0")
+    if query.q is not None:
+        places = [*FOUND, FOUND_IN_TAGS, *([FOUND_IN_PEOPLE] if sees_people else [])]
+        pattern = where.bind(like(query.q))
+        where.require(f"({' OR '.join(place.format(pattern) for place in places)})")
     return where
 
 
@@ -103,9 +130,13 @@ async def fetch_sessions(
     after: Position | None,
     limit: int,
     offset: int,
+    sees_people: bool = True,
 ) -> Sequence[Record]:
-    """A page, newest first unless the query sorts otherwise; `id` breaks ties."""
-    where = _where(query)
+    """A page, newest first unless the query sorts otherwise; `id` breaks ties.
+
+    Who does not see people does not find sessions by them either.
+    """
+    where = _where(query, sees_people=sees_people)
     order = keyset(where, "s", query.sort, after)
     rows: Sequence[Record] = await connection.fetch(
         f"""
@@ -117,8 +148,10 @@ async def fetch_sessions(
     return rows
 
 
-async def count_sessions(connection: ContextConnection, query: SessionQuery) -> int:
-    where = _where(query)
+async def count_sessions(
+    connection: ContextConnection, query: SessionQuery, *, sees_people: bool = True
+) -> int:
+    where = _where(query, sees_people=sees_people)
     return int(
         await connection.fetchval(f"SELECT count(*) FROM metrics_sessions s {where}", *where.values)
     )

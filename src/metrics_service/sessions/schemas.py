@@ -33,6 +33,9 @@ SessionSort = Literal[
     "-tool_call_count",
 ]
 
+SEARCHED = """Text that is found, in any case, in the external id, the repository, the branch, a tag, or
+the person's name or email. Reads every session in question: give a time."""
+
 
 class SessionUser(msgspec.Struct, frozen=True):
     """The person a session belongs to; without an email where only telemetry knows them."""
@@ -130,6 +133,8 @@ class SessionQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=T
     project: ShortText | None = None
     environment: ShortText | None = None
     parent_session_id: UUID | None = None
+    has_errors: Annotated[bool, Meta(description="Whether a call of theirs failed.")] | None = None
+    q: Annotated[ShortText, Meta(description=SEARCHED)] | None = None
     sort: Annotated[SessionSort, Meta(description="A minus sorts downwards.")] = "-started_at"
 
 

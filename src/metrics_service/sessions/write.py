@@ -27,6 +27,7 @@ async def state_session(caller: Caller, record: SessionRecord) -> tuple[SessionV
         known = await write_sessions(connection, caller.tenant_id, [record])
         session_id = session_id_of(caller.tenant_id, record.agent, record.external_id)
         view = await get_session(connection, session_id)
+    caller.database.changes.note(caller.tenant_id, [session_id])
     return view, known[session_id]
 
 
@@ -39,6 +40,7 @@ async def state_sessions(
         batch.reject(await admit_sessions(connection, batch.items))
         batch.settle(query)
         known = await write_sessions(connection, caller.tenant_id, batch.items)
+    caller.database.changes.note(caller.tenant_id, known)
     inserted = sum(known.values())
     return batch.receipt(query, inserted=inserted, duplicates=len(batch.items) - inserted)
 
@@ -54,7 +56,8 @@ async def patch_session(caller: Caller, session_id: UUID, patch: SessionPatch) -
         view = await get_session(connection, session_id)
         if view.ended_at is not None and view.ended_at < view.started_at:
             raise InvalidBodyError([FieldError("is before started_at", field="ended_at")])
-        return view
+    caller.database.changes.note(caller.tenant_id, [session_id])
+    return view
 
 
 async def _refuse_unknown_user(connection: ContextConnection, patch: SessionPatch) -> None:

@@ -14,7 +14,7 @@ from metrics_service.http.dependencies import Caller, requires
 from metrics_service.tenant_settings.repository import change_settings, read_settings
 from metrics_service.tenant_settings.schemas import TenantSettings, TenantSettingsPatch
 
-EXAMPLE = {"keep_content": False, "raw_hours": 24}
+EXAMPLE = {"keep_content": False, "raw_hours": 24, "hide_people": False}
 
 
 class TenantSettingsController(Controller):

@@ -21,12 +21,20 @@ RAW_HOURS = Meta(
     ),
 )
 
+HIDE_PEOPLE = Meta(
+    description=(
+        "Show no individuals to those who have signed in, whatever their role: teams, repositories"
+        " and agents only. Keys and shared links are as before."
+    )
+)
+
 
 class TenantSettings(msgspec.Struct, frozen=True):
     """Every setting, with what holds where the tenant set nothing."""
 
     keep_content: Annotated[bool, KEEP_CONTENT] = False
     raw_hours: Annotated[int, RAW_HOURS] = 0
+    hide_people: Annotated[bool, HIDE_PEOPLE] = False
 
 
 class TenantSettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,6 +42,7 @@ class TenantSettingsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     keep_content: Annotated[bool, KEEP_CONTENT] | UnsetType = UNSET
     raw_hours: Annotated[int, RAW_HOURS] | UnsetType = UNSET
+    hide_people: Annotated[bool, HIDE_PEOPLE] | UnsetType = UNSET
 
     def given(self) -> dict[str, bool | int]:
         """The settings that were sent."""

@@ -1,4 +1,4 @@
-"""What of telemetry a tenant lets be stored besides its rows: content, and requests as they came."""
+"""What a tenant lets be stored of telemetry besides its rows, and who may be seen in them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ TTL_S = 2.0
 
 ALLOWED = """
 SELECT coalesce(bool_or(name = 'keep_content' AND value = 'true'::jsonb), false) AS keeps_content,
-       coalesce(max(value::text) FILTER (WHERE name = 'raw_hours'), '0')::integer AS raw_hours
-FROM tenant_settings WHERE name IN ('keep_content', 'raw_hours')
+       coalesce(max(value::text) FILTER (WHERE name = 'raw_hours'), '0')::integer AS raw_hours,
+       coalesce(bool_or(name = 'hide_people' AND value = 'true'::jsonb), false) AS hides_people
+FROM tenant_settings WHERE name IN ('keep_content', 'raw_hours', 'hide_people')
 """
 
 
@@ -28,10 +29,12 @@ class Allowed(msgspec.Struct, frozen=True):
     """Whether prompts, arguments and outputs may be stored with the rows."""
     raw_hours: int
     """For how long requests are kept as they came; 0: not at all."""
+    hides_people: bool = False
+    """Whether those who have signed in see teams, repositories and agents only."""
 
 
 class SettingsDirectory:
-    """Answers from memory for two seconds, so that not every request of telemetry asks."""
+    """Answers from memory for two seconds, so that not every request asks."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

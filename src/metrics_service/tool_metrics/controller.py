@@ -20,6 +20,7 @@ from metrics_service.http.batches import (
 from metrics_service.http.body import take_body
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.diary_notes import leave_taken
+from metrics_service.http.hidden_people import check_question, shown
 from metrics_service.http.listing import answer_page
 from metrics_service.http.query import parse_query, query_operation
 from metrics_service.ingest.records import ToolMetricRecord
@@ -101,6 +102,7 @@ class ToolMetricController(Controller):
     async def summarise(self, request: AnyRequest, caller: NamedDependency[Caller]) -> ToolSummary:
         """Count tool calls, errors and durations by group."""
         query = parse_query(request, ToolSummaryQuery)
+        check_question(query, sees_people=await caller.sees_people())
         async with caller.summarising() as connection:
             return await summarise_tool_metrics(connection, query)
 
@@ -109,6 +111,8 @@ async def _page(
     request: AnyRequest, caller: Caller, *, session_id: UUID | None
 ) -> Page[ToolMetricView]:
     query = parse_query(request, SessionToolMetricQuery if session_id else ToolMetricQuery)
+    sees_people = await caller.sees_people()
+    check_question(query, sees_people=sees_people)
     async with caller.reading() as connection:
         if session_id is not None:
             await require_session(connection, session_id)
@@ -121,5 +125,5 @@ async def _page(
             ),
             count=lambda: TOOL_METRICS.count(connection, query, session_id=session_id),
             position=position_of(query.sort),
-            view=tool_metric_view,
+            view=lambda row: shown(tool_metric_view(row), sees_people=sees_people),
         )

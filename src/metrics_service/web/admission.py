@@ -1,0 +1,31 @@
+"""Pages are for people who have signed in; who has not is asked to, and comes back to where he was."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from litestar import Response
+from litestar.response import Redirect
+
+from metrics_service.errors import ForbiddenError, UnauthenticatedError
+from metrics_service.http.dependencies import AnyRequest
+from metrics_service.web.page import REFRESH
+
+SIGN_IN = "/sign-in"
+
+
+async def admit(request: AnyRequest) -> Response[None] | None:
+    """Raises `ForbiddenError` for whoever may not see the page."""
+    if "user" not in request.scope:
+        if REFRESH in request.headers or request.method not in {"GET", "HEAD"}:
+            raise UnauthenticatedError
+        wanted = request.scope["path"]
+        if query := request.scope["query_string"]:
+            wanted += f"?{query.decode()}"
+        address = SIGN_IN if wanted == "/" else f"{SIGN_IN}?{urlencode({'next': wanted})}"
+        return Redirect(address, status_code=303, headers={"cache-control": "no-store"})
+    # A page that forgot to say what it requires is open to nobody.
+    scope = request.route_handler.opt["scope"]
+    if scope is not None and not request.user.allows(scope):
+        raise ForbiddenError("your role does not allow you to see this page")
+    return None

@@ -1,0 +1,156 @@
+"""A dashboard as figures in their places: what its page, its preview, its versions and its link show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta
+
+from metrics_service.dashboards.data import DashboardData, Row, answer, known_widgets
+from metrics_service.dashboards.data_request import DataRequest
+from metrics_service.dashboards.layout import Place
+from metrics_service.dashboards.shared_data_controller import without_people
+from metrics_service.dashboards.widgets import Widget
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.fields import ShortText
+from metrics_service.rollups.queries import SeriesQuery
+from metrics_service.rollups.series import read_series
+from metrics_service.web.figures import Figure, figure_of
+from metrics_service.web.grid import Spot, bands_of, places_of
+from metrics_service.web.viewer import ChosenPeriod, PeriodQuery
+
+Label = Callable[[UUID], str]
+
+# As the stylesheet has them, in pixels: a row of the grid, what is between two, and what a card has
+# besides its drawing.
+ROW, GAP = 64, 16
+FRAME, LINE = 115, 20
+SHORTEST = 110
+
+UNKNOWN = "this widget is of an older kind, which cannot be shown any more"
+
+# The most frequent; whoever looks for another one writes it into a widget.
+MAX_CHOICES = 200
+MAX_GROUPS = 1000
+FILTERS = ("agent", "team", "repository")
+
+Wanted = Annotated[ShortText, Meta(description="Only what is of this one.")]
+
+
+class BoardQuery(PeriodQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a dashboard is about that its widgets do not say themselves."""
+
+    agent: Wanted | None = None
+    team: Wanted | None = None
+    repository: Wanted | None = None
+
+    def filters(self) -> dict[str, str]:
+        return {name: value for name in FILTERS if (value := getattr(self, name)) is not None}
+
+
+class Tile(msgspec.Struct, frozen=True):
+    spot: Spot
+    figure: Figure
+
+
+def asked_of(period: ChosenPeriod, filters: Mapping[str, str] | None = None) -> DataRequest:
+    return DataRequest(
+        from_=period.start, to=period.end, tz=period.zone.key, filters=dict(filters or {})
+    )
+
+
+async def read_board(
+    connection: ContextConnection,
+    widgets: Sequence[Any],
+    layout: Mapping[str, Any],
+    asked: DataRequest,
+    zone: ZoneInfo,
+    *,
+    sees_people: bool,
+    label: Label | None = None,
+) -> list[list[Tile]]:
+    """The tiles in bands; with a `label` that stands wherever a person would.
+
+    Without `sees_people` what is about individuals is not shown.
+    """
+    known = known_widgets(widgets)
+    found = await answer(connection, known, asked, sees_people=sees_people)
+    if label is not None:
+        found = without_people(found, label)
+    figures = _figures(widgets, known, layout, found, zone)
+    return [
+        [Tile(spot, figures[spot.id]) for spot in band]
+        for band in bands_of(places_of(list(figures), layout))
+    ]
+
+
+def _figures(
+    widgets: Sequence[Any],
+    known: Sequence[Widget],
+    layout: Mapping[str, Any],
+    found: DashboardData,
+    zone: ZoneInfo,
+) -> dict[str, Figure]:
+    answered = {widget.id: (widget, data) for widget, data in zip(known, found.data, strict=True)}
+    places = places_of(list(answered), layout)
+    figures: dict[str, Figure] = {}
+    for number, raw in enumerate(widgets):
+        id_ = raw.get("id") if isinstance(raw, dict) else None
+        if isinstance(id_, str) and id_ in answered:
+            widget, data = answered[id_]
+            figures[id_] = figure_in(widget, data, found, zone, places[id_])
+        else:
+            figures[f"unknown.{number}"] = _unknown(number)
+    return figures
+
+
+def figure_in(
+    widget: Widget, data: Any, found: DashboardData, zone: ZoneInfo, place: Place
+) -> Figure:
+    """The widget as it fits into its place."""
+    told = (widget.description != "") + (widget.query.range is not None)
+    height = place.h * (ROW + GAP) - GAP - FRAME - told * LINE
+    return figure_of(widget, data, found.names, zone, columns=place.w, height=max(SHORTEST, height))
+
+
+def _unknown(number: int) -> Figure:
+    return Figure(
+        id=f"unknown-{number}",
+        title=f"Widget {number + 1}",
+        description="",
+        kind="table",
+        span="",
+        unit="",
+        height=SHORTEST,
+        error=UNKNOWN,
+    )
+
+
+async def read_choices(
+    connection: ContextConnection, period: ChosenPeriod, chosen: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The agents, teams and repositories of the sessions of a time; what is chosen included."""
+    series = await read_series(
+        connection,
+        SeriesQuery(
+            source="sessions",
+            measures=("count",),
+            group_by=FILTERS,
+            filters={},
+            from_=period.start,
+            to=period.end,
+            zone=period.zone,
+            order_by="-count",
+            limit=MAX_GROUPS,
+        ),
+    )
+    return {name: _choices(name, series.rows, chosen) for name in FILTERS}
+
+
+def _choices(name: str, rows: Sequence[Row], chosen: Mapping[str, str]) -> list[str]:
+    found = list(dict.fromkeys(row[name] for row in rows if row[name]))[:MAX_CHOICES]
+    return sorted({*found, *([chosen[name]] if name in chosen else [])}, key=str.casefold)

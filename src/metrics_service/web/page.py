@@ -1,0 +1,131 @@
+"""A page as an answer: the inside of its main part, and the frame around that."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from litestar import Response
+from markupsafe import Markup
+
+from metrics_service.http.browser import HTML, SECURITY_HEADERS
+from metrics_service.http.dependencies import AnyRequest, Caller
+from metrics_service.tenants.resolve import ServedTenant
+from metrics_service.web.assets import Assets
+from metrics_service.web.environment import ENVIRONMENT
+from metrics_service.web.viewer import Viewer
+
+REFRESH = "x-refresh"
+"""The header with which an open page asks for the inside of its main part alone."""
+# Less is not worth the time; more than this level hardly makes it smaller.
+SMALLEST, LEVEL = 1024, 5
+
+
+class Navigation(msgspec.Struct, frozen=True):
+    """An entry of the menu."""
+
+    path: str
+    label: str
+    icon: str
+
+
+MENU = (
+    Navigation("/", "Overview", "overview"),
+    Navigation("/sessions", "Sessions", "sessions"),
+    Navigation("/tools", "Tools", "tools"),
+    Navigation("/models", "Models and cost", "models"),
+    Navigation("/people", "People and teams", "people"),
+    Navigation("/dashboards", "Dashboards", "dashboards"),
+    Navigation("/set-up", "Set-up", "setup"),
+    Navigation("/settings", "Settings", "settings"),
+)
+
+
+def render(request: AnyRequest, template: str, values: Mapping[str, Any]) -> str:
+    """The inside of the main part of a page."""
+    return ENVIRONMENT.get_template(template).render(
+        {"viewer": Viewer.of(request), **values},
+    )
+
+
+def page(
+    request: AnyRequest,
+    template: str,
+    *,
+    title: str,
+    values: Mapping[str, Any],
+    caller: Caller | None = None,
+    styles: Sequence[str] = (),
+    scripts: Sequence[str] = (),
+    refresh_s: int | None = None,
+    session_id: object = None,
+    status: int = 200,
+) -> Response[bytes]:
+    """Render a page; what it is called with is what `page_of` takes."""
+    main = render(request, template, {"caller": caller, **values})
+    return page_of(
+        request,
+        main,
+        title=title,
+        caller=caller,
+        styles=styles,
+        scripts=scripts,
+        refresh_s=refresh_s,
+        session_id=session_id,
+        status=status,
+    )
+
+
+def page_of(
+    request: AnyRequest,
+    main: str,
+    *,
+    title: str,
+    caller: Caller | None = None,
+    styles: Sequence[str] = (),
+    scripts: Sequence[str] = (),
+    refresh_s: int | None = None,
+    session_id: object = None,
+    status: int = 200,
+) -> Response[bytes]:
+    """Put a frame around what was rendered, unless an open page asks for that alone.
+
+    `styles` and `scripts` are files of the page's own; `refresh_s` how often it may be brought up to
+    date, `session_id` the one session that it is about.
+    """
+    if request.headers.get(REFRESH) == "main":
+        return _answer(request, main, status)
+    # While the page is looked at: charts are drawn after everything else.
+    request.app.state.vega.prepare()
+    assets: Assets = request.app.state.assets
+    tenant: ServedTenant | None = request.scope["state"].get("tenant")
+    whole = ENVIRONMENT.get_template("layout.html").render(
+        viewer=Viewer.of(request),
+        title=title,
+        main=Markup(main),  # noqa: S704  # rendered by our own templates, which escape
+        caller=caller,
+        tenant=tenant,
+        menu=MENU,
+        path=request.scope["path"],
+        static=f"/static/{assets.version}",
+        styles=styles,
+        scripts=scripts,
+        refresh_s=refresh_s,
+        session_id=session_id,
+    )
+    return _answer(request, whole, status)
+
+
+def _answer(request: AnyRequest, html: str, status: int) -> Response[bytes]:
+    body = html.encode()
+    etag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {**SECURITY_HEADERS, "etag": etag, "vary": "Accept-Encoding, Cookie, X-Refresh"}
+    if status == 200 and request.headers.get("if-none-match") == etag:
+        return Response(b"", status_code=304, headers=headers, media_type=HTML)
+    if len(body) >= SMALLEST and "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+        body = gzip.compress(body, LEVEL)
+    return Response(body, status_code=status, headers=headers, media_type=HTML)

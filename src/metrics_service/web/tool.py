@@ -1,0 +1,185 @@
+"""One tool on the page of tools: how long it takes, how its calls end, where, and how they fail."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from metrics_service.dashboards.data import Row
+from metrics_service.dashboards.pictures.figures import words
+from metrics_service.dashboards.widgets import Widget
+from metrics_service.db.statements import Where
+from metrics_service.db.tenancy import ContextConnection
+from metrics_service.web.figures import Figure
+from metrics_service.web.filters import (
+    About,
+    Choices,
+    Elsewhere,
+    fetch_choices,
+    find_elsewhere,
+    question,
+    share,
+)
+
+STATUSES = (
+    "success_count", "error_count", "rejected_count", "cancelled_count", "unknown_count",
+)  # fmt: skip
+DECISIONS = ("accept_count", "modify_count", "reject_count", "cancel_count")
+FIGURES = "count error_rate p50_ms p95_ms"
+PLACES = 12
+
+# Calls of all tools are looked through from the newest, to find those of one that failed.
+MAX_SCANNED = 50_000
+MAX_FAILURES = 200
+LISTED = 20
+
+# However the clocks of the viewer's zone change.
+LENGTHS = {"hour": timedelta(hours=1), "day": timedelta(hours=25), "week": timedelta(days=8)}
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Some of the calls, by a word for them."""
+
+    word: str
+    count: float
+    share: float | None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """A call that failed."""
+
+    id: UUID
+    session_id: UUID | None
+    agent: str | None
+    started_at: datetime
+    duration_ms: float | None
+    status: str
+    error_type: str | None
+    error_message: str | None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is shown of one."""
+
+    name: str
+    elsewhere: Elsewhere | None
+    choices: Choices
+    whole: Row
+    before: Row
+    percentiles: Figure
+    calls: Figure
+    statuses: list[Part]
+    decisions: list[Part]
+    agents: list[Row]
+    repositories: list[Row]
+    classes: list[Part]
+    """Of the failures that were found, what went wrong."""
+    failures: list[Failure]
+    found: int
+    """How many failures were found; no more than `LISTED` are listed."""
+    troubles: list[str]
+    """Why some of it could not be answered."""
+
+
+async def read_tool(connection: ContextConnection, about: About, name: str) -> Tool:
+    asked = _questions(about.period.bucket)
+    found = await about.read(connection, list(asked.values()), tool_name=name)
+    whole = found["whole"]
+    now = whole.rows[0] if whole.rows else {}
+    before = whole.previous.rows[0] if whole.previous else {}
+    over_time = found["percentiles"]
+    failures = await _failures(connection, about, name, over_time.rows)
+    classes = Counter(one.error_type or "not told" for one in failures)
+    is_empty = not now.get("count") and whole.error is None
+    return Tool(
+        name=name,
+        elsewhere=await find_elsewhere(connection, about) if is_empty else None,
+        choices=await fetch_choices(connection, about),
+        whole=now,
+        before=before,
+        percentiles=about.drawn(
+            asked["percentiles"], over_time, "p50_ms p95_ms p99_ms", columns=6
+        ),
+        calls=about.drawn(
+            asked["percentiles"], over_time, "count", columns=6,
+            id="calls", title="Calls", description="", mark="bar",
+        ),
+        statuses=_parts(now, STATUSES),
+        decisions=_parts(now, DECISIONS),
+        agents=found["agents"].rows,
+        repositories=found["repositories"].rows,
+        classes=[
+            Part(word, count, share(count, len(failures))) for word, count in classes.most_common()
+        ],
+        failures=failures[:LISTED],
+        found=len(failures),
+        troubles=list(dict.fromkeys(one.error for one in found.values() if one.error)),
+    )  # fmt: skip
+
+
+def _questions(bucket: str) -> dict[str, Widget]:
+    ended = " ".join((*STATUSES, *DECISIONS))
+    asked = [
+        question(
+            "whole", "tool_metrics",
+            f"count error_rate p50_ms p95_ms total_ms wait_ms {ended}", compare="previous_period",
+        ),
+        question(
+            "percentiles", "tool_metrics", "p50_ms p95_ms p99_ms count error_count", bucket,
+            title="How long it takes", description="of 100 calls 50, 95 and 99 take at most",
+            mark="line",
+        ),
+        question("agents", "tool_metrics", FIGURES, "agent"),
+        question("repositories", "tool_metrics", FIGURES, "repository", limit=PLACES),
+    ]  # fmt: skip
+    return {one.id: one for one in asked}
+
+
+def _parts(row: Row, measures: Sequence[str]) -> list[Part]:
+    counts = {name: row.get(name) or 0 for name in measures}
+    whole = sum(counts.values())
+    return [
+        Part(words(name), count, share(count, whole)) for name, count in counts.items() if count
+    ]
+
+
+async def _failures(
+    connection: ContextConnection, about: About, name: str, over_time: Sequence[Row]
+) -> list[Failure]:
+    """The latest calls that failed, as far as they are among the latest of all tools.
+
+    The rollups tell when there are any: nothing is looked through after the last, or before the first.
+    """
+    bucket = about.period.bucket
+    when = [row[bucket] for row in over_time if row["error_count"]]
+    if not when:
+        return []
+    start = max(when[0], about.period.start)
+    end = min(when[-1] + LENGTHS[bucket], about.period.end)
+    where = Where(start, end, name)
+    where.require("f.tool_name = $3 AND f.status IN ('error', 'timeout')")
+    for column, value in about.filters.items():
+        where.add(f"{'f' if column == 'agent' else 's'}.{column} = ?", value)
+    sessions = (
+        "JOIN metrics_sessions s ON s.tenant_id = f.tenant_id AND s.id = f.session_id"
+        if about.is_placed
+        else ""
+    )
+    rows = await connection.fetch(
+        f"""
+        SELECT f.id, f.session_id, f.agent, f.started_at, f.duration_ms, f.status, f.error_type,
+            f.error_message
+        FROM (
+            SELECT * FROM tool_metrics
+            WHERE started_at >= $1 AND started_at < $2 AND is_counted
+            ORDER BY started_at DESC, id DESC LIMIT {MAX_SCANNED}
+        ) f {sessions} {where}
+        ORDER BY f.started_at DESC, f.id DESC LIMIT {MAX_FAILURES}
+        """,
+        *where.values,
+    )
+    return [Failure(*row) for row in rows]
