@@ -22,7 +22,8 @@ from metrics_service.db.roles import OWNER
 from metrics_service.errors import MigrationError
 from metrics_service.tenants.ledger import has_ledger, record, revision_of
 from metrics_service.tenants.registry import notify
-from metrics_service.tenants.revisions import REGISTRY, history_of, steps_to
+from metrics_service.tenants.revisions import REGISTRY, history_of
+from metrics_service.tenants.steps import steps_to
 from metrics_service.tenants.wall import wall_options
 
 LOCK_TIMEOUT_MS = 3000
