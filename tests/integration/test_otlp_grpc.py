@@ -32,6 +32,7 @@ from command_line import (
     Output,
     eventually,
     free_port,
+    is_alive,
     new_data_dir,
     on_database,
     on_directory,
@@ -882,7 +883,7 @@ def test_the_process_is_replaced_and_does_not_outlive_its_parent(line, somebody)
 
         os.kill(served.process.pid, signal.SIGKILL)
 
-        eventually(lambda: not replaced.is_running(), within_s=10)
+        eventually(lambda: not is_alive(replaced.pid), within_s=10)
         assert not is_open(served.port)
 
 
