@@ -94,7 +94,10 @@ def _run(connection: Connection, steps: list[Script], options: dict[str, Any], b
 
 
 def _as_one_statement(dialect: Dialect, steps: list[Script], options: dict[str, Any]) -> str:
-    """All that makes a new schema, where a statement each would be a hundred round trips."""
+    """All that makes a new schema, where a statement each would be a hundred round trips.
+
+    It is written down before any of it runs: a tenant's revision asks the database in SQL alone.
+    """
     sql = StringIO()
     offline = options | {"as_sql": True, "output_buffer": sql}
     _walk(MigrationContext.configure(dialect=dialect, opts=offline), steps, back=False)
