@@ -179,16 +179,21 @@ NewTenantFixture = Callable[..., Awaitable[SomeTenant]]
 
 
 @pytest.fixture(scope="session")
-def new_tenant(addresses: Addresses) -> NewTenantFixture:
+async def new_tenant(addresses: Addresses) -> AsyncIterator[NewTenantFixture]:
     """Make a tenant of the test's own, so that tests need no cleaning up and run in parallel."""
+    async with owner_connection(addresses.require_owner()) as connection:
+        # Several may be asked for at once.
+        turn = asyncio.Lock()
 
-    async def make(*, scopes: tuple[Scope, ...] = SCOPES, plan: str = "basic") -> SomeTenant:
-        slug = f"t{uuid4().hex[:16]}"
-        new = NewTenant.of(slug, name=None, domain=None, plan=plan, base_domain="localhost")
-        async with owner_connection(addresses.require_owner()) as connection:
-            tenant = await create_tenant(connection, new, target_of(addresses))
-            async with connection.begin():
-                issued = await create_key(connection, tenant.id, scopes=list(scopes), name="test")
-        return SomeTenant(tenant, issued.key)
+        async def make(*, scopes: tuple[Scope, ...] = SCOPES, plan: str = "basic") -> SomeTenant:
+            slug = f"t{uuid4().hex[:16]}"
+            new = NewTenant.of(slug, name=None, domain=None, plan=plan, base_domain="localhost")
+            async with turn:
+                tenant = await create_tenant(connection, new, target_of(addresses))
+                async with connection.begin():
+                    issued = await create_key(
+                        connection, tenant.id, scopes=list(scopes), name="test"
+                    )
+            return SomeTenant(tenant, issued.key)
 
-    return make
+        yield make

@@ -160,6 +160,11 @@ def _is_count(column: str) -> bool:
     return column.startswith(("status_", "decision_")) or column.endswith("_count")
 
 
+def _where_there_are(table: str, statement: str) -> None:
+    """Execute it unless the table is empty: a new tenant's is, and to plan it takes long."""
+    op.execute(f"DO $$ BEGIN IF EXISTS (SELECT FROM {table}) THEN {statement}; END IF; END $$")
+
+
 def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> None:
     """Roll up what is there already."""
     dimensions = (*own, *WHO)
@@ -200,7 +205,8 @@ def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> 
     named = " ".join(f"WHEN {number} THEN '{cube}'" for cube, number in bits.items())
     summed = ", ".join(f"coalesce(sum({column}), 0) AS {column}" for column in sums)
     columns = ", ".join((*dimensions, *sums))
-    op.execute(
+    _where_there_are(
+        "metrics_sessions" if name == "sessions" else name,
         f"""
         WITH summed AS MATERIALIZED (
             SELECT CASE GROUPING({", ".join(dimensions)}) {named} END AS cube, bucket,
@@ -210,22 +216,24 @@ def _fill(name: str, grain: str, own: tuple[str, ...], sums: dict[str, str]) -> 
         INSERT INTO {name}_{grain} (cube, bucket, {columns})
         SELECT cube, bucket, {columns} FROM summed ORDER BY bucket
         ON CONFLICT DO NOTHING
-        """
+        """,
     )
 
 
 def _count_native(sign: str) -> None:
     """Figures of sessions that calls of the JSON API did not add to until now."""
-    op.execute(
+    _where_there_are(
+        "tool_metrics",
         f"""
         UPDATE metrics_sessions s SET tool_reject_count = s.tool_reject_count {sign} t.rejected
         FROM (
             SELECT session_id, count(*) AS rejected FROM tool_metrics
             WHERE part IS NULL AND status = 'rejected' GROUP BY session_id
         ) t WHERE s.id = t.session_id
-        """
+        """,
     )
-    op.execute(
+    _where_there_are(
+        "model_calls",
         f"""
         UPDATE metrics_sessions s SET
             model_error_count = s.model_error_count {sign} m.errors,
@@ -239,7 +247,7 @@ def _count_native(sign: str) -> None:
                 coalesce(sum(reasoning_tokens), 0) AS reasoning
             FROM model_calls WHERE part IS NULL GROUP BY session_id
         ) m WHERE s.id = m.session_id
-        """
+        """,
     )
 
 

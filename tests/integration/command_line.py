@@ -13,12 +13,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import msgspec
+import psutil
 
 from metrics_service.cli.commands import metrics_service
 from metrics_service.cli.failures import run
@@ -140,6 +141,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs: what ended and was not reaped yet, which is up to whoever adopted it, does not."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def eventually(is_true: Callable[[], bool], *, within_s: float = 20) -> None:

@@ -15,7 +15,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from alembic.script import ScriptDirectory
 from command_line import (
     eventually,
     kill_group,
@@ -27,7 +26,7 @@ from command_line import (
 from metrics_service.cli.psql import split_password
 from metrics_service.db.addresses import SUPERUSER, Addresses
 from metrics_service.db.embedded import embedded_server
-from metrics_service.tenants import revisions
+from metrics_service.tenants import revisions, steps
 from metrics_service.tenants.check import check_version
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.upgrade import upgrade_all
@@ -287,7 +286,10 @@ def test_two_upgrades_at_once_take_turns(ready):
 SECOND_REVISION = '''
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "tenant_next", "{head}", None, None
+revision = "tenant_next"
+down_revision = "{head}"
+branch_labels = None
+depends_on = None
 
 
 def upgrade() -> None:
@@ -313,18 +315,20 @@ def next_release(
 
     def add(protection: str) -> None:
         root = tmp_path / "alembic"
-        shutil.copytree(revisions.scripts().dir, root)
+        shutil.copytree(revisions.directory(), root)
         text = SECOND_REVISION.format(head=HEAD, protection=protection)
         (root / "tenant" / "next.py").write_text(text)
-        made = ScriptDirectory(
-            str(root), version_locations=[str(root / "registry"), str(root / "tenant")]
-        )
-        monkeypatch.setattr(revisions, "scripts", lambda: made)
+        for module in (revisions, steps):
+            monkeypatch.setattr(module, "directory", lambda: root)
+        forget()
+
+    def forget() -> None:
         revisions.revisions.cache_clear()
+        steps.scripts.cache_clear()
 
     yield add
     monkeypatch.undo()
-    revisions.revisions.cache_clear()
+    forget()
 
 
 def test_the_next_revision_reaches_every_schema_and_leaves_again(ready, next_release):

@@ -22,6 +22,7 @@ from typing import Any
 import asyncpg
 import psutil
 import pytest
+from command_line import is_alive
 
 from metrics_service.db.embedded import EmbeddedServerError, embedded_server
 from metrics_service.db.embedded import binaries as binaries_module
@@ -145,12 +146,6 @@ def ask(dsn: str, sql: str) -> Any:
             await connection.close()
 
     return asyncio.run(run())
-
-
-def is_alive(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10) -> bool:

@@ -51,6 +51,7 @@ from metrics_service.tenants.provision import NewTenant, create_tenant
 from metrics_service.tenants.registry import Tenant
 from metrics_service.tenants.resolve import TenantDirectory
 from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
+from metrics_service.tenants.steps import scripts
 from metrics_service.tenants.upgrade import downgrade, upgrade_all
 from metrics_service.tool_metrics.repository import (
     TOOL_METRICS,
@@ -438,6 +439,16 @@ async def test_ids_made_by_the_database_are_of_version_7_and_in_order_of_time(ke
     assert {one.version for one in made} == {7}
     assert {one.variant for one in made} == {"specified in RFC 4122"}
     assert made == sorted(made)
+
+
+# -- which there are ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("history", ["registry", "tenant"])
+def test_revisions_are_read_in_the_order_in_which_they_follow_each_other(history):
+    walked = scripts().walk_revisions("base", f"{history}@head")
+
+    assert revisions(history) == tuple(reversed([script.revision for script in walked]))
 
 
 # -- up and down ------------------------------------------------------------------------------------

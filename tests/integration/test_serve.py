@@ -27,6 +27,7 @@ import pytest
 from command_line import (
     CommandLine,
     eventually,
+    is_alive,
     new_data_dir,
     on_database,
     on_directory,
@@ -136,14 +137,14 @@ def test_the_embedded_database_is_made_and_stopped_with_the_server(data_dir, por
         output.wait_for(f"{READY} http://127.0.0.1:{port}\n")
         assert (health(port), health(port, "ready")) == (200, 200)
         postgres = postmaster_of(data_dir)
-        assert psutil.pid_exists(postgres)
+        assert is_alive(postgres)
         # The line of commands shares the server's database.
         line.here("tenant", "create", "acme", "--json").json()
         assert health(port, "ready") == 200
         process.send_signal(signal.SIGTERM)
         assert output.wait_for_end() == 0
 
-    assert not psutil.pid_exists(postgres)
+    assert not is_alive(postgres)
     assert not is_listening(port)
 
 
@@ -285,7 +286,7 @@ def test_a_signal_before_it_serves_ends_it_cleanly(data_dir, port, kind):
 
         assert code in {0, 130, 143}
         assert "Traceback" not in output.text
-        eventually(lambda: not psutil.pid_exists(postgres))
+        eventually(lambda: not is_alive(postgres))
 
 
 # -- what dies -----------------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ def test_workers_do_not_outlive_their_parent(line, port):
 
         os.kill(process.pid, signal.SIGKILL)
 
-        eventually(lambda: not any(worker.is_running() for worker in workers), within_s=10)
+        eventually(lambda: not any(is_alive(worker.pid) for worker in workers), within_s=10)
         eventually(lambda: not is_listening(port), within_s=5)
 
 

@@ -15,7 +15,6 @@ from metrics_service.db.addresses import Addresses, database_addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.errors import ConflictError, MalformedRequestError
 from metrics_service.settings import Settings, load_settings
-from metrics_service.tenants.initialise import prepare_embedded
 from metrics_service.tenants.names import normalize_host, strip_base
 from metrics_service.tenants.registry import Tenant, get_tenant
 
@@ -71,7 +70,10 @@ def opened_database(*, upgrade: bool = False, prepare: bool = True) -> Iterator[
     """Say where the database is; an empty embedded one is initialised, if `prepare` allows."""
     settings = load_settings()
     with database_addresses(settings) as addresses:
-        if prepare:
+        if prepare and addresses.embedded is not None:
+            # What migrates takes long to be imported, and no other database is migrated unasked.
+            from metrics_service.tenants.initialise import prepare_embedded  # noqa: PLC0415
+
             for outcome in run_async(prepare_embedded(addresses, upgrade=upgrade)):
                 if outcome.error is not None:
                     click.echo(f"{outcome.schema_name}: {outcome.error}", err=True)

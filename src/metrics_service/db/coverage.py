@@ -9,12 +9,15 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 TABLES_AND_VIEWS = """
-WITH tenant_table AS (
-    SELECT n.nspname, c.relname, c.oid, c.relkind, c.relispartition, c.relrowsecurity,
-           c.relforcerowsecurity, c.relacl
+WITH relation AS MATERIALIZED (
+    -- No index of pg_class leads to a schema's relations: they are looked for once.
+    SELECT n.nspname, n.nspname <> 'public' AS is_tenants, c.relname, c.oid, c.relkind,
+           c.relispartition, c.relrowsecurity, c.relforcerowsecurity, c.reloptions, c.relowner, c.relacl
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND n.nspname ~ '^t_[a-z0-9]+$'
+    WHERE (n.nspname ~ '^t_[a-z0-9]+$' OR n.nspname = 'public')
       AND ($1::text IS NULL OR n.nspname = $1)
+), tenant_table AS (
+    SELECT * FROM relation WHERE relkind IN ('r', 'p') AND is_tenants
 ), expression AS (
     -- The whole of it: whatever is added, by OR for one, makes it another condition.
     SELECT '^\\(tenant_id = (\\( SELECT (shared\\.)?current_tenant\\(\\) AS current_tenant\\)'
@@ -80,32 +83,26 @@ SELECT nspname || '.' || relname AS object, reason FROM (
     JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname <> t.nspname
     UNION ALL
-    SELECT n.nspname, c.relname, 'foreign tables have no row security'
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'f' AND n.nspname ~ '^t_[a-z0-9]+$' AND ($1::text IS NULL OR n.nspname = $1)
+    SELECT nspname, relname, 'foreign tables have no row security'
+    FROM relation WHERE relkind = 'f' AND is_tenants
     UNION ALL
-    SELECT n.nspname, c.relname, 'the view does not run as its caller'
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'v' AND n.nspname ~ '^t_[a-z0-9]+$' AND ($1::text IS NULL OR n.nspname = $1)
-      AND NOT coalesce(c.reloptions @> ARRAY['security_invoker=true'], false)
+    SELECT nspname, relname, 'the view does not run as its caller'
+    FROM relation
+    WHERE relkind = 'v' AND is_tenants
+      AND NOT coalesce(reloptions @> ARRAY['security_invoker=true'], false)
     UNION ALL
-    SELECT n.nspname, c.relname, 'materialized views do not belong in a tenant schema'
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'm' AND n.nspname ~ '^t_[a-z0-9]+$' AND ($1::text IS NULL OR n.nspname = $1)
+    SELECT nspname, relname, 'materialized views do not belong in a tenant schema'
+    FROM relation WHERE relkind = 'm' AND is_tenants
     UNION ALL
-    SELECT n.nspname, c.relname, 'privileges are granted to PUBLIC'
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE (n.nspname ~ '^t_[a-z0-9]+$' OR n.nspname = 'public')
-      AND ($1::text IS NULL OR n.nspname = $1)
-      AND (EXISTS (SELECT FROM aclexplode(c.relacl) acl WHERE acl.grantee = 0)
-           OR EXISTS (SELECT FROM pg_attribute a, aclexplode(a.attacl) acl
-                      WHERE a.attrelid = c.oid AND acl.grantee = 0))
+    SELECT r.nspname, r.relname, 'privileges are granted to PUBLIC'
+    FROM relation r
+    WHERE EXISTS (SELECT FROM aclexplode(r.relacl) acl WHERE acl.grantee = 0)
+       OR EXISTS (SELECT FROM pg_attribute a, aclexplode(a.attacl) acl
+                  WHERE a.attrelid = r.oid AND acl.grantee = 0)
     UNION ALL
-    SELECT n.nspname, c.relname, 'a role holds TRUNCATE, REFERENCES or TRIGGER on it'
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
-         LATERAL aclexplode(c.relacl) acl
-    WHERE c.relkind IN ('r', 'p') AND n.nspname ~ '^t_[a-z0-9]+$'
-      AND ($1::text IS NULL OR n.nspname = $1) AND acl.grantee <> c.relowner
+    SELECT t.nspname, t.relname, 'a role holds TRUNCATE, REFERENCES or TRIGGER on it'
+    FROM tenant_table t, LATERAL aclexplode(t.relacl) acl
+    WHERE acl.grantee <> t.relowner
       AND acl.privilege_type IN ('TRUNCATE', 'REFERENCES', 'TRIGGER')
 ) hole
 ORDER BY 1, 2

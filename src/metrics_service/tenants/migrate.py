@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import msgspec
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import Script
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Dialect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,7 +22,8 @@ from metrics_service.db.roles import OWNER
 from metrics_service.errors import MigrationError
 from metrics_service.tenants.ledger import has_ledger, record, revision_of
 from metrics_service.tenants.registry import notify
-from metrics_service.tenants.revisions import REGISTRY, history_of, steps_to
+from metrics_service.tenants.revisions import REGISTRY, history_of
+from metrics_service.tenants.steps import steps_to
 from metrics_service.tenants.wall import wall_options
 
 LOCK_TIMEOUT_MS = 3000
@@ -73,7 +75,11 @@ async def migrate(
         await connection.execute(text(f"SET LOCAL app.tenant_id = '{options['tenant_ids'][0]}'"))
     steps = steps_to(history_of(schema), current, back=target.steps_back, to=target.to)
     reached = steps[-1][1] if steps else current
-    await connection.run_sync(_run, [step for step, _ in steps], options, target.steps_back)
+    scripts = [step for step, _ in steps]
+    if schema != REGISTRY and current is None and not target.steps_back:
+        await connection.exec_driver_sql(_as_one_statement(connection.dialect, scripts, options))
+    else:
+        await connection.run_sync(_run, scripts, options, target.steps_back)
     if schema != REGISTRY and reached is not None:
         holes = await coverage.tenant_holes(connection, schema)
         if holes:
@@ -84,7 +90,21 @@ async def migrate(
 
 
 def _run(connection: Connection, steps: list[Script], options: dict[str, Any], back: bool) -> None:
-    context = MigrationContext.configure(connection, opts=options)
+    _walk(MigrationContext.configure(connection, opts=options), steps, back)
+
+
+def _as_one_statement(dialect: Dialect, steps: list[Script], options: dict[str, Any]) -> str:
+    """All that makes a new schema, where a statement each would be a hundred round trips.
+
+    It is written down before any of it runs: a tenant's revision asks the database in SQL alone.
+    """
+    sql = StringIO()
+    offline = options | {"as_sql": True, "output_buffer": sql}
+    _walk(MigrationContext.configure(dialect=dialect, opts=offline), steps, back=False)
+    return f"DO $revisions$ BEGIN {sql.getvalue()} END $revisions$"
+
+
+def _walk(context: MigrationContext, steps: list[Script], back: bool) -> None:
     with Operations.context(context):
         for script in steps:
             try:
