@@ -22,7 +22,8 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
-from common import Running, admin_dsn, database, median, serving, table
+import psutil
+from common import Running, admin_dsn, database, median, mib, serving, table
 from playwright.async_api import CDPSession, async_playwright
 
 from metrics_service.db.engine import runtime_engine
@@ -84,10 +85,11 @@ class Scrolled(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What that took of the page's main thread, and what its scripts hold when all is collected."""
+    """What that took of the page's main thread, and what its process holds in the end."""
 
     busy_s: float
     heap_mib: float
+    resident_mib: float
 
 
 def main() -> None:
@@ -242,8 +244,17 @@ async def _browse(
         found = await page.evaluate(SCROLL, [screens * 900, PATIENCE_S * 1000])
         await session.send("HeapProfiler.collectGarbage")
         after = await _metrics(session)
+        system = await browser.new_browser_cdp_session()
+        processes = (await system.send("SystemInfo.getProcessInfo"))["processInfo"]
+        resident = [
+            mib(psutil.Process(one["id"])) for one in processes if one["type"] == "renderer"
+        ]
         await browser.close()
-        cost = Cost(after["TaskDuration"] - before["TaskDuration"], after["JSHeapUsedSize"] / 2**20)
+        cost = Cost(
+            after["TaskDuration"] - before["TaskDuration"],
+            after["JSHeapUsedSize"] / 2**20,
+            max(resident),
+        )
         return msgspec.convert(found, Scrolled, strict=False), cost
 
 
@@ -265,6 +276,7 @@ def _print(times: dict[str, list[float]], scrolled: Scrolled, cost: Cost) -> Non
         ["main thread, a frame", f"{cost.busy_s * 1000 / len(scrolled.frames):.1f} ms"],
         ["long tasks", f"{len(scrolled.tasks)}, longest {max(scrolled.tasks, default=0):.0f} ms"],
         ["scripts hold", f"{cost.heap_mib:.1f} MiB"],
+        ["the page's process", f"{cost.resident_mib:.0f} MiB"],
     ]
     print(table(["in Chromium", ""], rows))
 

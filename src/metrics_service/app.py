@@ -113,7 +113,13 @@ def create_app(settings: Settings, *, runtime_dsn: str, direct_dsn: str) -> ASGI
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with foundation.standing(), aclosing(renderer), aclosing(followers), aclosing(vega), hub.kept():
+        async with (
+            foundation.standing(),
+            aclosing(renderer),
+            aclosing(followers),
+            aclosing(vega),
+            hub.kept(),
+        ):
             yield
 
     litestar = Litestar(

@@ -12,7 +12,7 @@ from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.tenants.allowed import TTL_S, Allowed, SettingsDirectory
 
 PATH = "/api/v1/settings"
-DEFAULTS = {"keep_content": False, "raw_hours": 0}
+DEFAULTS = {"keep_content": False, "raw_hours": 0, "hide_people": False}
 
 
 async def settings_of(client, tenant):
@@ -44,7 +44,7 @@ async def test_what_is_not_sent_stays(client, new_tenant):
     await change(client, tenant, keep_content=True)
     await change(client, tenant, raw_hours=168)
 
-    assert await change(client, tenant) == {"keep_content": True, "raw_hours": 168}
+    assert await change(client, tenant) == {**DEFAULTS, "keep_content": True, "raw_hours": 168}
 
 
 async def test_the_settings_of_another_tenant_are_another_matter(client, new_tenant, engine):

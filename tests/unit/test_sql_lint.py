@@ -467,6 +467,16 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/session_events/repository.py": {
         "COLUMNS", "order", "where", "where.bind(limit)", "where.bind(offset)",
     },
+    "src/metrics_service/sessions/choices.py": {"column"},
+    "src/metrics_service/sessions/strip.py": {"LONGEST_CALL", "MAX_STRETCHES"},
+    # Of three tables, whose columns are constants.
+    "src/metrics_service/sessions/timeline.py": {
+        "' AND '.join(filter(None, conditions))", "' UNION ALL '.join(branches)",
+        "', '.join(Moment.__struct_fields__)", "', '.join(columns)",
+        "_branch(where, timeline, rank, session=session, pattern=pattern, after=after)", "kind",
+        "most", "name", "rank", "source.at", "source.columns.get(name, 'NULL')", "source.failed",
+        "source.table",
+    },
     "src/metrics_service/sessions/repository.py": {
         "', '.join(changes)", "COLUMNS", "IS_IDLE", "TABLES", "order", "table", "where",
         "where.bind(limit)", "where.bind(offset)",
@@ -474,7 +484,7 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/tenants/keys.py": {"OWNER"},
     "src/metrics_service/tenants/lifecycle.py": {"COLUMNS", "OWNER", "schema", "table"},
     "src/metrics_service/tenants/migrate.py": {
-        "LOCK_TIMEOUT_MS", "OWNER", "options['tenant_ids'][0]", "path",
+        "LOCK_TIMEOUT_MS", "OWNER", "options['tenant_ids'][0]", "path", "sql.getvalue()",
     },
     "src/metrics_service/tenants/provision.py": {
         "BACKUP", "COLUMNS", "OWNER", "TENANTS", "options", "runtime", "schema",
@@ -486,6 +496,7 @@ INTERPOLATED: dict[str, set[str]] = {
     },
     "src/metrics_service/tool_metrics/repository.py": {"CLOCK"},
     "src/metrics_service/users/repository.py": {"ROWS"},
+    "src/metrics_service/web/tool.py": {"MAX_FAILURES", "MAX_SCANNED", "sessions", "where"},
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
     "alembic/registry/0002_ended_keys.py": {"runtime"},
     "alembic/tenant/0001_tenant.py": {"table"},

@@ -17,7 +17,8 @@ WITH relation AS MATERIALIZED (
     WHERE (n.nspname ~ '^t_[a-z0-9]+$' OR n.nspname = 'public')
       AND ($1::text IS NULL OR n.nspname = $1)
 ), tenant_table AS (
-    SELECT * FROM relation WHERE relkind IN ('r', 'p') AND is_tenants
+    SELECT nspname, relname, oid, relispartition, relrowsecurity, relforcerowsecurity, relowner, relacl
+    FROM relation WHERE relkind IN ('r', 'p') AND is_tenants
 ), expression AS (
     -- The whole of it: whatever is added, by OR for one, makes it another condition.
     SELECT '^\\(tenant_id = (\\( SELECT (shared\\.)?current_tenant\\(\\) AS current_tenant\\)'

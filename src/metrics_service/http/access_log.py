@@ -149,9 +149,7 @@ async def _send_failure(scope: Scope, exchange: _Exchange) -> None:
         named = {**browser.SECURITY_HEADERS, "content-type": browser.HTML_UTF8}
     else:
         body = msgspec.json.encode(
-            Problem(
-                title=TITLES[500], status=500, detail=detail, request_id=exchange.request_id
-            )
+            Problem(title=TITLES[500], status=500, detail=detail, request_id=exchange.request_id)
         )
         named = {"content-type": MEDIA_TYPE}
     headers = [

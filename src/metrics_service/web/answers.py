@@ -66,9 +66,7 @@ class Answers:
     def _holds(self, tenant_id: UUID, known: _Remembered) -> bool:
         age = self._clock() - known.made_at
         changed_at = max(self._changed_at.get(tenant_id, 0.0), self._all_changed_at)
-        return age < FRESH_S or (
-            age < STALE_S and changed_at < known.made_at and self._hears()
-        )
+        return age < FRESH_S or (age < STALE_S and changed_at < known.made_at and self._hears())
 
     async def _make(self, key: Key, make: Callable[[], Awaitable[str]]) -> str:
         # Of when it was begun: what changes meanwhile may not be in it.

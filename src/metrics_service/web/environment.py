@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
+from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.dashboards.pictures.figures import change, figure, words
 from metrics_service.dashboards.pictures.lettering import clean
 
@@ -91,6 +92,7 @@ def _environment() -> Environment:
         cache_size=-1,
     )
     made.filters.update(
+        agent=agent_name,
         figure=figure,
         moment=moment,
         duration=duration,

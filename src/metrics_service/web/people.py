@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from metrics_service.dashboards.data import DashboardData, Person, answer, names_of
 from metrics_service.dashboards.data_request import DataRequest, FilterValue
+from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.dashboards.widgets import Widget, WidgetQuery
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import ForbiddenError, NotFoundError
@@ -32,7 +33,6 @@ from metrics_service.web.people_lines import (
     Asking,
     By,
     Line,
-    agent_name,
     read_lines,
     read_names,
 )
@@ -274,7 +274,6 @@ async def _one(connection: ContextConnection, asked: Asked) -> dict[str, Any]:
             [] if user is None else await _latest(connection, asked, user.id),
             None if user is None else asked.period.address("/sessions", user_id=str(user.id)),
         ),
-        "agent_name": agent_name,
     }
 
 

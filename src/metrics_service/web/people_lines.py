@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import InvalidQueryError
 from metrics_service.rollups.queries import Filters, SeriesQuery
 from metrics_service.rollups.series import read_series
-from metrics_service.setup.agents import AGENTS
 from metrics_service.web.viewer import ChosenPeriod
 
 By = Literal["person", "team", "repository"]
@@ -148,10 +148,3 @@ async def read_names(connection: ContextConnection, asking: Asking, dimension: s
     """What there is to filter by, the most used first."""
     rows = await _rows(connection, asking, "sessions", ("count",), dimension)
     return [str(row[dimension]) for row in rows if row[dimension] is not None]
-
-
-def agent_name(code: str | None) -> str:
-    """What people call an agent."""
-    if code is None:
-        return "not known"
-    return AGENTS[code].name if code in AGENTS else code

@@ -12,6 +12,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.dashboards.pictures.lettering import clean
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import NotFoundError
@@ -23,7 +24,6 @@ from metrics_service.sessions.schemas import SessionQuery, SessionView
 from metrics_service.sessions.strip import fetch_strip
 from metrics_service.web.answers import Answers
 from metrics_service.web.page import REFRESH, page_of, render
-from metrics_service.web.people_lines import agent_name
 from metrics_service.web.query import page_query
 from metrics_service.web.sessions import name_of
 from metrics_service.web.strip import draw
@@ -126,7 +126,6 @@ async def _values(
         "known_rows": view.tool_call_count + view.model_call_count + view.prompt_count,
         "latest_href": asked.at(max(latest - BEFORE_LATEST, view.started_at)),
         "state": spelt(view.updated_at),
-        "agent_name": agent_name,
         "name_of": name_of,
         "cache_share": view.cache_read_tokens / view.input_tokens if view.input_tokens else None,
     }

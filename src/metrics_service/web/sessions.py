@@ -12,6 +12,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.dashboards.pictures.lettering import clean
 from metrics_service.db.listing import position_of
 from metrics_service.errors import InvalidQueryError
@@ -24,7 +25,6 @@ from metrics_service.sessions.schemas import SessionQuery, SessionSort, SessionV
 from metrics_service.web.answers import Answers
 from metrics_service.web.filters import LONGEST_LABEL, Option
 from metrics_service.web.page import page_of, render
-from metrics_service.web.people_lines import agent_name
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import ChosenPeriod, PeriodQuery, Viewer, choose_period
 
@@ -201,7 +201,6 @@ async def _values(caller: Caller, asked: Asked) -> Mapping[str, Any]:
         "chips": _chips(asked, person),
         "has_any": has_any,
         "next_href": next_href,
-        "agent_name": agent_name,
         "name_of": name_of,
     }
 

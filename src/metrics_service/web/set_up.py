@@ -10,6 +10,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 
 from metrics_service.dashboards.data import names_of
+from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.errors import InvalidQueryError
 from metrics_service.fields import Protocol, ShortText, now
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
@@ -27,7 +28,6 @@ from metrics_service.tenants.keys import SCOPES, KeyRow
 from metrics_service.users.repository import list_users
 from metrics_service.users.schemas import UserRow
 from metrics_service.web.page import page
-from metrics_service.web.people_lines import agent_name
 from metrics_service.web.query import page_query
 
 DEFAULT_CLIENT = "claude-code"
@@ -79,7 +79,7 @@ async def get_set_up(request: AnyRequest, caller: NamedDependency[Caller]) -> Re
         request,
         "set_up.html",
         title="Set-up",
-        values={**values, **more, "is_admin": is_admin, "query": query, "agent_name": agent_name},
+        values={**values, **more, "is_admin": is_admin, "query": query},
         caller=caller,
         styles=["set_up.css"],
         scripts=["set_up.js"],

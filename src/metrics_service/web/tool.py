@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.dashboards.data import Row
+from metrics_service.dashboards.data import Row, WidgetData
 from metrics_service.dashboards.pictures.figures import words
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.statements import Where
@@ -29,6 +29,7 @@ STATUSES = (
     "success_count", "error_count", "rejected_count", "cancelled_count", "unknown_count",
 )  # fmt: skip
 DECISIONS = ("accept_count", "modify_count", "reject_count", "cancel_count")
+LISTS = ("whole", "agents", "repositories")
 FIGURES = "count error_rate p50_ms p95_ms"
 PLACES = 12
 
@@ -92,7 +93,7 @@ async def read_tool(connection: ContextConnection, about: About, name: str) -> T
     now = whole.rows[0] if whole.rows else {}
     before = whole.previous.rows[0] if whole.previous else {}
     over_time = found["percentiles"]
-    failures = await _failures(connection, about, name, over_time.rows)
+    failures = await _failures(connection, about, name, over_time)
     classes = Counter(one.error_type or "not told" for one in failures)
     is_empty = not now.get("count") and whole.error is None
     return Tool(
@@ -117,7 +118,10 @@ async def read_tool(connection: ContextConnection, about: About, name: str) -> T
         ],
         failures=failures[:LISTED],
         found=len(failures),
-        troubles=list(dict.fromkeys(one.error for one in found.values() if one.error)),
+        # The charts say theirs themselves.
+        troubles=list(
+            dict.fromkeys(one.error for name, one in found.items() if one.error and name in LISTS)
+        ),
     )  # fmt: skip
 
 
@@ -148,18 +152,19 @@ def _parts(row: Row, measures: Sequence[str]) -> list[Part]:
 
 
 async def _failures(
-    connection: ContextConnection, about: About, name: str, over_time: Sequence[Row]
+    connection: ContextConnection, about: About, name: str, over_time: WidgetData
 ) -> list[Failure]:
     """The latest calls that failed, as far as they are among the latest of all tools.
 
     The rollups tell when there are any: nothing is looked through after the last, or before the first.
     """
-    bucket = about.period.bucket
-    when = [row[bucket] for row in over_time if row["error_count"]]
-    if not when:
-        return []
-    start = max(when[0], about.period.start)
-    end = min(when[-1] + LENGTHS[bucket], about.period.end)
+    start, end = about.period.start, about.period.end
+    if over_time.error is None:
+        bucket = about.period.bucket
+        when = [row[bucket] for row in over_time.rows if row["error_count"]]
+        if not when:
+            return []
+        start, end = max(when[0], start), min(when[-1] + LENGTHS[bucket], end)
     where = Where(start, end, name)
     where.require("f.tool_name = $3 AND f.status IN ('error', 'timeout')")
     for column, value in about.filters.items():
@@ -174,8 +179,9 @@ async def _failures(
         SELECT f.id, f.session_id, f.agent, f.started_at, f.duration_ms, f.status, f.error_type,
             f.error_message
         FROM (
-            SELECT * FROM tool_metrics
-            WHERE started_at >= $1 AND started_at < $2 AND is_counted
+            SELECT tenant_id, id, session_id, agent, tool_name, started_at, duration_ms, status,
+                error_type, error_message
+            FROM tool_metrics WHERE started_at >= $1 AND started_at < $2 AND is_counted
             ORDER BY started_at DESC, id DESC LIMIT {MAX_SCANNED}
         ) f {sessions} {where}
         ORDER BY f.started_at DESC, f.id DESC LIMIT {MAX_FAILURES}

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from metrics_service.dashboards.layout import Place
+from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.dashboards.pictures.lettering import clean
 from metrics_service.dashboards.pictures.theme import LIGHT, Theme, ThemeName
 from metrics_service.dashboards.widgets import Widget
@@ -107,6 +108,8 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
         text = str(value)
         if column == "user_id" and (person := self.names.get(text)):
             text = person.name or person.email or text
+        if column == "agent":
+            text = agent_name(text)
         return clean(text) or UNKNOWN
 
     def wall(self, moment: datetime) -> int:

@@ -1,6 +1,6 @@
 // The list of dashboards, and what a new one begins with.
 
-import { api, Problem } from "./api.js";
+import { api, Problem, signInAgain } from "./api.js";
 import { confirmDialog, toast } from "./dialog.js";
 
 const ROUTE = "/api/v1/dashboards";
@@ -40,7 +40,10 @@ file?.addEventListener("submit", async (event) => {
 
 // As `api`, of a body that is text already.
 async function send(path, body, type) {
-  const response = await fetch(path, { method: "POST", headers: { Accept: "application/json", "Content-Type": type }, body });
+  const headers = { Accept: "application/json", "Content-Type": type };
+  const ask = () => fetch(path, { method: "POST", headers, body });
+  let response = await ask();
+  if (response.status === 401 && (await signInAgain())) response = await ask();
   const told = await response.json().catch(() => ({ detail: `the service answered ${response.status}` }));
   if (!response.ok) throw new Problem(response.status, told);
   return told;

@@ -215,10 +215,15 @@ function nextFailure(direction) {
 }
 
 function show(row) {
-  pages.querySelector(".tl-row[tabindex]")?.removeAttribute("tabindex");
-  row.tabIndex = -1;
+  choose(row);
   row.scrollIntoView({ block: "center" });
   row.focus({ preventScroll: true });
+}
+
+// The row that one is at; what is written in it is shown in full.
+function choose(row) {
+  pages.querySelector(".tl-row[tabindex]")?.removeAttribute("tabindex");
+  row.tabIndex = -1;
 }
 
 function onKey(event) {
@@ -232,6 +237,8 @@ if (pages) {
   document.getElementById("timeline-help").hidden = false;
   document.addEventListener("keydown", onKey);
   pages.addEventListener("click", (event) => {
+    const row = event.target.closest(".tl-row");
+    if (row && getSelection().isCollapsed) choose(row);
     const clicked = event.target.closest("[data-more]");
     if (!clicked || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();

@@ -232,7 +232,8 @@ async function saveNow() {
     await save(base.id, bodyOf(now, base), base.version, note.value.trim(), { mayPublish: given.may_publish });
     leave(`/dashboards/${base.id}`);
   } catch (problem) {
-    await failed(problem, now);
+    // What was tried instead may fail as well, and is said too.
+    await failed(problem, now).catch((other) => toast(other.text ?? String(other), "error"));
   } finally {
     saving.disabled = false;
   }
