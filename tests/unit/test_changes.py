@@ -33,7 +33,7 @@ from metrics_service.web import streams as streams_module
 from metrics_service.web.ending import told_to_end
 from metrics_service.web.streams import Hub, Stream
 
-A, B = uuid4(), uuid4()
+A, B = UUID(int=1), UUID(int=2)
 SOON_S = 0.05
 
 ids = st.sets(st.uuids(), max_size=MAX_SESSIONS + 2)
