@@ -549,10 +549,9 @@ def test_what_may_pass_is_tried_again_ever_later():
     assert all(0.5 * 2**n <= wait <= 2**n for n, wait in enumerate(waits))
 
 
-@pytest.mark.parametrize(
-    "asked", ["7", time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 7))]
-)
-def test_a_server_that_says_when_is_left_alone_until_then(asked):
+@pytest.mark.parametrize("form", ["7", "%a, %d %b %Y %H:%M:%S GMT"])
+def test_a_server_that_says_when_is_left_alone_until_then(form):
+    asked = time.strftime(form, time.gmtime(time.time() + 7))
     waits: list[float] = []
     with Moody(429, retry_after=asked) as server, server.sender(waits) as sender:
         sender.send(b"")
