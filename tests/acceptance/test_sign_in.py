@@ -592,7 +592,23 @@ async def test_a_suspended_tenants_people_are_shut_out(web, someone, new_togethe
 
     assert await seconds_until(is_shut) < HOLDS_EVERYWHERE_AFTER_S
     assert (await post_form(web, who)).status_code == 403
-    assert (await web.get("/", headers={**PAGE, **mine})).status_code == 403
+    page = await web.get("/", headers={**PAGE, **mine})
+    assert page.status_code == 403
+    assert "Ask whoever runs this service" in page.text
+    assert "Go to the overview" not in page.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "nobody.localhost"])
+async def test_where_no_tenant_is_a_page_says_what_to_do_and_names_none(web, ada, host):
+    outside = await web.get("/", headers={**PAGE, "Host": host})
+    inside = await web.get("/nowhere", headers={**PAGE, **ada.host})
+
+    assert outside.status_code == inside.status_code == 404
+    assert "Each organisation has an address of its own" in outside.text
+    # It would lead to this very page.
+    assert "Go to the overview" not in outside.text
+    assert "Go to the overview" in inside.text
+    assert ada.tenant.slug not in outside.text
 
 
 # -- guessing ---------------------------------------------------------------------------------------

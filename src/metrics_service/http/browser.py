@@ -38,6 +38,14 @@ _ADVICE = {
     503: "Wait a moment, then load the page again.",
     504: "A shorter time, or a filter, makes it faster.",
 }
+# Where nobody is served; the tenants that there are, are told to nobody.
+_ADVICE_OUTSIDE = {
+    403: "Ask whoever runs this service.",
+    404: (
+        "Each organisation has an address of its own: ask whoever runs this service for yours."
+        " The demo prints its addresses where it was started."
+    ),
+}
 
 
 def wants_page(scope: Scope) -> bool:
@@ -47,8 +55,11 @@ def wants_page(scope: Scope) -> bool:
     return any(b"text/html" in value for value in values_of(scope["headers"], b"accept"))
 
 
-def error_page(status: int, title: str, detail: str, request_id: str | None) -> bytes:
+def error_page(
+    status: int, title: str, detail: str, request_id: str | None, *, has_overview: bool = True
+) -> bytes:
     """A page that needs no tenant, no template and no database."""
+    advice = (_ADVICE if has_overview else _ADVICE_OUTSIDE).get(status)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -58,9 +69,10 @@ def error_page(status: int, title: str, detail: str, request_id: str | None) -> 
         f'<p class="muted">{status}</p><h1>{escape(title)}</h1>',
         f"<p><bdi>{escape(_sentence(detail))}</bdi></p>",
     ]
-    if status in _ADVICE:
-        parts.append(f"<p>{_ADVICE[status]}</p>")
-    parts.append('<p><a class="button" href="/">Go to the overview</a></p>')
+    if advice is not None:
+        parts.append(f"<p>{advice}</p>")
+    if has_overview:
+        parts.append('<p><a class="button" href="/">Go to the overview</a></p>')
     if request_id is not None:
         parts.append(f'<p class="muted small">Request {escape(request_id)}</p>')
     parts.append("</main></body></html>")

@@ -55,6 +55,9 @@ TITLES = {
 
 MEDIA_TYPE = "application/problem+json"
 
+# At such a host there is no other page to go to.
+NOBODY_SERVED = (errors.UnknownHostError, errors.TenantSuspendedError)
+
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of every error answer (RFC 9457), but for those to OTLP clients."""
@@ -111,7 +114,13 @@ def refusal_of(error: MetricsServiceError, scope: Scope) -> Refusal:
     state: dict[str, Any] = scope.get("state") or {}
     request_id = state.get("request_id")
     if browser.wants_page(scope):
-        page = browser.error_page(status, TITLES[status], str(error), request_id)
+        page = browser.error_page(
+            status,
+            TITLES[status],
+            str(error),
+            request_id,
+            has_overview=not isinstance(error, NOBODY_SERVED),
+        )
         return Refusal(status, browser.HTML, {**headers, **browser.SECURITY_HEADERS}, page)
     problem = problem_of(error, path=scope["path"], request_id=request_id)
     return Refusal(status, MEDIA_TYPE, headers, msgspec.json.encode(problem))
