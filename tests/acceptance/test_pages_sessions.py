@@ -198,7 +198,7 @@ async def test_filters_are_kept_and_can_be_taken_back(ours, story, filters, is_f
     [
         ({"status": "over"}, "status"),
         ({"user_id": "me"}, "user_id"),
-        ({"has_errors": "perhaps"}, "has_errors"),
+        ({"has_errors": "perhaps"}, "has_errors: must be true or false"),
         ({"sort": "tokens"}, "sort"),
         ({"q": "x" * 256}, "q"),
         ({"q": "a\0b"}, "q"),

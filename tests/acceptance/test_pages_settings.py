@@ -98,6 +98,14 @@ async def test_ones_own_account_and_nobody_elses_is_shown(client, new_tenant, si
     assert "Safari on iOS" not in page
 
 
+async def test_the_domain_is_the_one_that_leads_here(client, tenant_once, sign_in):
+    headers = await sign_in(tenant_once)
+
+    page = await read(client, headers)
+
+    assert f"<bdi>{headers['Host']}</bdi>" in page
+
+
 async def test_signing_out_elsewhere_ends_it_there_alone(client, tenant_once, sign_in):
     headers = await sign_in(tenant_once, agents=[EDGE, FIREFOX])
     page = await read(client, headers)

@@ -74,6 +74,8 @@ def _named(
     error: msgspec.ValidationError, kind: type[msgspec.Struct], values: Mapping[str, str]
 ) -> str:
     found = field_error(error, kind=kind)
+    if found.reason.startswith("expected `bool"):
+        return f"parameter {found.field}: must be true or false"
     hint = ""
     if "RFC3339" in found.reason and " " in values.get(found.field or "", ""):
         # In a query a plus is a space, as forms write it.

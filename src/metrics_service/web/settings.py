@@ -52,6 +52,8 @@ async def get_settings(request: AnyRequest, caller: NamedDependency[Caller]) -> 
         title="Settings",
         values={
             "tenant": caller.tenant,
+            # A registered one may be short of the base domain, and is one of several.
+            "domain": request.scope["state"]["host"],
             "settings": settings,
             "hides_people": hides_people,
             "account": account,
