@@ -346,6 +346,8 @@ def test_the_demo_prints_commands_that_work_and_starts_again_quickly(data_dir, p
             assert output.wait_for_end() == 0
 
     assert READY in text
+    assert "open it in a browser, and sign in with its login" in text
+    assert len(re.findall(r"login \S+@\S+  \S+", text)) == 3
     keys = [re.findall(r"key +(msk_\S+)", text) for text in printed]
     assert len(set(keys[0] + keys[1])) == 6
     slug = re.search(r"http://(\S+?)\.localhost", printed[0])[1]

@@ -129,7 +129,8 @@ async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
 def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) -> str:
     """What `demo` prints when it serves: for each tenant an address, a login, a key, four commands."""
     parts = [
-        f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays."
+        f"Metrics Service serves {len(tenants)} demo tenants. Ctrl-C stops it; the data stays.\n"
+        "Each has an address of its own: open it in a browser, and sign in with its login."
         + otlp_grpc_line(binding)
     ]
     for shown in tenants:

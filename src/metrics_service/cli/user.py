@@ -75,7 +75,9 @@ def user() -> None:
 @user.command()
 @click.argument("slug")
 @click.argument("email")
-@click.option("--role", type=click.Choice(ROLES), help="What they may do; viewer unless said.")
+@click.option(
+    "--role", type=click.Choice(ROLES), help="What they may do; of somebody new viewer unless said."
+)
 @click.option("--name", help="What others see.")
 @click.option("--team", help="The team that they belong to.")
 @password_option

@@ -38,8 +38,8 @@ OVERVIEW = "/"
 AGAIN = (InvalidBodyError, TooManyRequestsError, UnavailableError)
 
 NO_COOKIE = (
-    "Your browser kept no cookie, so you are not signed in. Signing in needs HTTPS, or an address"
-    " under localhost; and cookies must be allowed for this address."
+    "Your browser kept no cookie, so you are not signed in. Signing in needs HTTPS, though under"
+    " localhost Chrome, Edge and Firefox do without; and cookies must be allowed for this address."
 )
 
 # A backslash is a slash to browsers, and what is no character they leave out.
