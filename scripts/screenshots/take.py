@@ -1,8 +1,9 @@
 """Takes pictures of the page, from the demo's data: `python scripts/screenshots/take.py --help`.
 
-Starts `metrics-service demo` on a directory of its own, signs in as its output says, and opens every
-page in Debian's chromium: light and dark, wide and on a phone. `--readme` writes the three that the
-README shows, beside this file.
+Needs Debian's chromium, and what `make test` installs: run it by `.venv/bin/python`. Starts
+`metrics-service demo` on a directory of its own, signs in as its output says, and opens every page:
+light and dark, wide and on a phone. `--readme` writes the three that the README shows, beside this
+file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ LOGIN = re.compile(
     re.MULTILINE,
 )
 PATHS = {
-    "overview": "/?last=30d",
+    "overview": "/",
     "sessions": "/sessions?last=30d",
     "tools": "/tools?last=30d",
     "tool": "/tools?last=30d&tool=Bash",
@@ -43,6 +44,11 @@ PATHS = {
     "set-up": "/set-up",
     "settings": "/settings",
 }
+# The library that draws them is made when the first page asks for it.
+DRAWN = """() => [...document.querySelectorAll("[data-figure]")].every((chart) => {
+  const { top, bottom } = chart.getBoundingClientRect();
+  return chart.hasAttribute("data-drawn") || bottom < 0 || top > innerHeight;
+})"""
 README = {"overview": "light", "session": "light", "dashboard": "dark"}
 
 
@@ -84,7 +90,7 @@ async def addresses(page: Page, origin: str) -> dict[str, str]:
     found = dict(PATHS)
     for name, path, pattern in (
         ("session", "/sessions?last=30d&sort=-tool_call_count", "main a[href^='/sessions/']"),
-        ("dashboard", "/dashboards", "main a[href^='/dashboards/']"),
+        ("dashboard", "/dashboards", "main a[href^='/dashboards/']:has-text('Team overview')"),
     ):
         await page.goto(origin + path)
         href = await page.locator(pattern).first.get_attribute("href")
@@ -94,7 +100,13 @@ async def addresses(page: Page, origin: str) -> dict[str, str]:
     return found
 
 
-async def take(browser: Browser, login: dict[str, str], wanted: dict[str, Any], out: Path) -> None:
+async def take(
+    browser: Browser,
+    login: dict[str, str],
+    wanted: dict[str, Any],
+    place_of: Callable[[str, str, str], Path],
+) -> None:
+    """Take what is wanted; a picture's place follows from its name, theme and size."""
     for theme in wanted["themes"]:
         for size in wanted["sizes"]:
             width, height = SIZES[size]
@@ -106,7 +118,8 @@ async def take(browser: Browser, login: dict[str, str], wanted: dict[str, Any], 
             )
             page = await context.new_page()
             await page.goto(f"{login['url']}/sign-in")
-            await page.screenshot(path=out / f"sign-in-{theme}-{size}.png")
+            if not wanted["names"] or "sign-in" in wanted["names"]:
+                await page.screenshot(path=place_of("sign-in", theme, size))
             await sign_in(page, login)
             for name, path in (await addresses(page, login["url"])).items():
                 if name not in wanted["names"] and wanted["names"]:
@@ -116,7 +129,8 @@ async def take(browser: Browser, login: dict[str, str], wanted: dict[str, Any], 
                 for y in (600, 1200, 1800, 0):
                     await page.mouse.wheel(0, y or -4000)
                     await page.wait_for_timeout(400)
-                shot = out / f"{name}-{theme}-{size}.png"
+                    await page.wait_for_function(DRAWN)
+                shot = place_of(name, theme, size)
                 await page.screenshot(path=shot, full_page=wanted["full"])
                 print(shot)
             await context.close()
@@ -131,8 +145,7 @@ async def main(arguments: argparse.Namespace) -> None:
             if arguments.readme:
                 for name, theme in README.items():
                     wanted = {"themes": [theme], "sizes": ["wide"], "names": [name], "full": False}
-                    await take(browser, login, wanted, arguments.out)
-                    (arguments.out / f"{name}-{theme}-wide.png").replace(HERE / f"{name}.png")
+                    await take(browser, login, wanted, lambda name, *_: HERE / f"{name}.png")
             else:
                 wanted = {
                     "themes": ["light", "dark"],
@@ -140,7 +153,13 @@ async def main(arguments: argparse.Namespace) -> None:
                     "names": arguments.names,
                     "full": True,
                 }
-                await take(browser, login, wanted, arguments.out)
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                await take(
+                    browser,
+                    login,
+                    wanted,
+                    lambda name, theme, size: arguments.out / f"{name}-{theme}-{size}.png",
+                )
             await browser.close()
 
 
@@ -149,6 +168,4 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*", help="pages; without any, all")
     parser.add_argument("--out", type=Path, default=Path("screenshots"), help="where to")
     parser.add_argument("--readme", action="store_true", help="the three of the README")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    asyncio.run(main(given))
+    asyncio.run(main(parser.parse_args()))
