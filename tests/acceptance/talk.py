@@ -110,7 +110,8 @@ def is_for_otlp(request: httpx.Request) -> bool:
     path = request.url.path
     if _OTLP_PATH.match(path):
         return True
-    is_export = request.method == "POST" and not re.match("/+api/", path)
+    is_ours = request.headers.get("sec-fetch-site") == "same-origin"
+    is_export = request.method == "POST" and not is_ours and not re.match("/+api/", path)
     return is_export and _media_type(request) in {*_PROTOBUF, "application/json"}
 
 

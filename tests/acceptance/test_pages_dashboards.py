@@ -18,8 +18,8 @@ from metrics_service.tenants.sign_ins import begin_sign_in
 ROUTE = "/api/v1/dashboards"
 DAYS = "from=2026-03-01&to=2026-03-03"
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\N{RIGHT-TO-LEFT OVERRIDE}gnp'
-# As the editor sends it: plain JSON outside of /api is that of a lost exporter.
-SENT = {"Content-Type": "application/vnd.metrics-service.widgets+json", "X-Refresh": "main"}
+# As the editor sends it.
+SENT = {"Content-Type": "application/json", "X-Refresh": "main"}
 NOWHERE = "00000000-0000-7000-8000-000000000000"
 
 
@@ -227,6 +227,10 @@ async def test_a_preview_answers_what_is_stored_nowhere(client, new_tenant, sign
     ).status_code == 403
     stranger = {"Host": viewer["Host"]}
     assert (await preview({"widgets": []}, stranger)).status_code == 401
+    # What our own page asks for is no lost export, also when nobody is signed in any more.
+    ended = await preview({"widgets": []}, {**stranger, "Sec-Fetch-Site": "same-origin"})
+    assert ended.status_code == 401
+    assert ended.headers["content-type"] == "application/problem+json"
 
 
 async def test_whatever_was_stored_is_shown(client, new_tenant, sign_in, engine):

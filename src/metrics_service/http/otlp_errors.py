@@ -17,6 +17,7 @@ from litestar.types import Scope
 from metrics_service.errors import BodyBrokenOffError, MetricsServiceError, RequestTimeoutError
 from metrics_service.http import limits
 from metrics_service.http.headers import content_type_of, values_of
+from metrics_service.http.same_origin import is_same_origin
 
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
@@ -61,8 +62,12 @@ def speaks_otlp(scope: Scope) -> bool:
 
 
 def is_lost(scope: Scope) -> bool:
-    """Whether this can be an export to a wrong path; `/` is what a client makes of an endpoint."""
-    return scope.get("method") == "POST" and not limits.takes_json(scope["path"])
+    """Whether this can be an export to a wrong path; `/` is what a client makes of an endpoint.
+
+    Our own pages post outside of /api too; a page of another address, which exports, is none of them.
+    """
+    is_outside = scope.get("method") == "POST" and not limits.takes_json(scope["path"])
+    return is_outside and not is_same_origin(scope)
 
 
 def right_path(path: str) -> str:

@@ -3,8 +3,6 @@
 import { drawCharts } from "../charts.js";
 import { isSame } from "./merge.js";
 
-// Not plain JSON, which outside of /api is what lost exporters of telemetry send, and are answered for.
-const MEDIA_TYPE = "application/vnd.metrics-service.widgets+json";
 const PAUSE_MS = 350;
 const AGAIN_MS = 5_000;
 // So many at once: the first of a long list is there sooner, and one request never takes long.
@@ -70,7 +68,7 @@ export class Previews {
     }
     const response = await fetch(`/dashboards/preview${location.search}`, {
       method: "POST",
-      headers: { "Content-Type": MEDIA_TYPE, Accept: "application/json", "X-Refresh": "main" },
+      headers: { "Content-Type": "application/json", Accept: "application/json", "X-Refresh": "main" },
       body: JSON.stringify({ widgets, layout }),
     });
     for (const { id } of widgets) this.tileOf(id)?.removeAttribute("aria-busy");
