@@ -91,7 +91,7 @@ async def get_dashboard_page(
         title=clean(view.name)[:LONGEST_TITLE],
         values=values,
         caller=caller,
-        styles=["charts.css", "dashboard.css"],
+        styles=["dashboard.css"],
         scripts=["dashboard.js"],
         refresh_s=REFRESH_S,
     )

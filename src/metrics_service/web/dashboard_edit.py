@@ -89,7 +89,7 @@ async def get_dashboard_editor(
         title=f"Edit {clean(view.name)[:LONGEST_TITLE]}",
         values=values,
         caller=caller,
-        styles=["charts.css", "dashboard.css", "dashboard_edit.css"],
+        styles=["dashboard.css", "dashboard_edit.css"],
         scripts=["editor/main.js"],
     )
 

@@ -142,7 +142,7 @@ async def get_version_page(
         title=f"Version {version} of {clean(row.name)[:LONGEST_TITLE]}",
         values=values,
         caller=caller,
-        styles=["charts.css", "dashboard.css"],
+        styles=["dashboard.css"],
         scripts=["versions.js"],
     )
 

@@ -101,7 +101,7 @@ async def get_models(request: AnyRequest, caller: NamedDependency[Caller]) -> Re
     answers = request.app.state.answers
     main = await answers.get(caller.tenant_id, ("models", about.key), make)
     return page_of(
-        request, main, title="Models and cost", caller=caller, styles=["charts.css", "models.css"]
+        request, main, title="Models and cost", caller=caller, styles=["models.css"]
     )
 
 

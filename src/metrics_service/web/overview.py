@@ -105,7 +105,7 @@ async def get_overview(request: AnyRequest, caller: NamedDependency[Caller]) -> 
         main,
         title="Overview",
         caller=caller,
-        styles=["charts.css", "overview.css"],
+        styles=["overview.css"],
         refresh_s=REFRESH_S,
     )
 

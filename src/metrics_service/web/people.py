@@ -158,7 +158,7 @@ async def get_people(request: AnyRequest, caller: NamedDependency[Caller]) -> Re
         main,
         title="People and teams" if sees_people else "Teams and repositories",
         caller=caller,
-        styles=["charts.css", "people.css"],
+        styles=["people.css"],
         scripts=["people.js"],
         refresh_s=30,
     )

@@ -66,7 +66,7 @@ async def get_shared_page(
         "shared.html",
         title=clean(row.name)[:LONGEST_TITLE],
         values=values,
-        styles=["charts.css", "dashboard.css"],
+        styles=["dashboard.css"],
     )
     answer.headers.update(HEADERS)
     return answer

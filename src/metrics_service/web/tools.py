@@ -115,7 +115,7 @@ async def get_tools(request: AnyRequest, caller: NamedDependency[Caller]) -> Res
 
     key = ("tools", about.key, query.tool, *query.kept.items())
     main = await request.app.state.answers.get(caller.tenant_id, key, make)
-    return page_of(request, main, title="Tools", caller=caller, styles=["charts.css", "tools.css"])
+    return page_of(request, main, title="Tools", caller=caller, styles=["tools.css"])
 
 
 async def _read(connection: ContextConnection, about: About, query: ToolsQuery) -> Tools:
