@@ -494,9 +494,11 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/tenants/wall.py": {
         "BACKUP", "expression", "ids", "role", "statements", "table",
     },
+    "src/metrics_service/tool_metrics/failures.py": {
+        "COLUMNS[name]", "MAX_FAILURES", "MAX_SCANNED", "sessions", "where",
+    },
     "src/metrics_service/tool_metrics/repository.py": {"CLOCK"},
     "src/metrics_service/users/repository.py": {"ROWS"},
-    "src/metrics_service/web/tool.py": {"MAX_FAILURES", "MAX_SCANNED", "sessions", "where"},
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
     "alembic/registry/0002_ended_keys.py": {"runtime"},
     "alembic/tenant/0001_tenant.py": {"table"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from asyncpg import Record
 
@@ -36,3 +37,16 @@ async def summarise_model_calls(
     series = await read_series(connection, query.series("model_calls", ModelSummaryRow))
     rows = [ModelSummaryRow(**row) for row in series.rows]
     return ModelSummary(rows, SummaryMeta.of(query, series))
+
+
+async def count_cost_sources(connection: ContextConnection, session_id: UUID) -> dict[str, int]:
+    """Of how many calls of a session each source told the cost."""
+    return dict(
+        await connection.fetch(
+            """
+            SELECT cost_source, count(*) FROM model_calls
+            WHERE session_id = $1 AND is_counted AND cost_usd_micros > 0 GROUP BY cost_source
+            """,
+            session_id,
+        )
+    )

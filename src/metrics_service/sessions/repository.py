@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -155,6 +156,18 @@ async def count_sessions(
     return int(
         await connection.fetchval(f"SELECT count(*) FROM metrics_sessions s {where}", *where.values)
     )
+
+
+async def has_sessions(connection: ContextConnection) -> bool:
+    return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM metrics_sessions)"))
+
+
+async def find_start(connection: ContextConnection, session_id: UUID) -> datetime | None:
+    """When a session began."""
+    started_at: datetime | None = await connection.fetchval(
+        "SELECT started_at FROM metrics_sessions WHERE id = $1", session_id
+    )
+    return started_at
 
 
 async def find_session(connection: ContextConnection, session_id: UUID) -> SessionView | None:

@@ -100,9 +100,7 @@ async def get_models(request: AnyRequest, caller: NamedDependency[Caller]) -> Re
 
     answers = request.app.state.answers
     main = await answers.get(caller.tenant_id, ("models", about.key), make)
-    return page_of(
-        request, main, title="Models and cost", caller=caller, styles=["models.css"]
-    )
+    return page_of(request, main, title="Models and cost", caller=caller, styles=["models.css"])
 
 
 def _questions(about: About) -> dict[str, Widget]:

@@ -19,6 +19,7 @@ from metrics_service.errors import NotFoundError
 from metrics_service.fields import now
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.hidden_people import shown
+from metrics_service.model_calls.repository import count_cost_sources
 from metrics_service.sessions.repository import fetch_sessions, find_session, session_view
 from metrics_service.sessions.schemas import SessionQuery, SessionView
 from metrics_service.sessions.strip import fetch_strip
@@ -45,11 +46,6 @@ MAX_CHILDREN = 50
 LONGEST_TITLE = 100
 # Somebody who wants to see what is new sees a little of what was before it.
 BEFORE_LATEST = timedelta(minutes=2)
-
-_COSTS = """
-SELECT cost_source, count(*) FROM model_calls
-WHERE session_id = $1 AND is_counted AND cost_usd_micros > 0 GROUP BY cost_source
-"""
 
 
 @get("/sessions/{session_id:uuid}", opt=requires("read"))
@@ -103,7 +99,7 @@ async def _values(
             raise NotFoundError("session", session_id)
         view = shown(found, sees_people=sees_people)
         stretches = await fetch_strip(connection, session_id, lasted_s=view.duration_ms / 1000)
-        costs = dict(await connection.fetch(_COSTS, session_id))
+        costs = await count_cost_sources(connection, session_id)
         parent = (
             await find_session(connection, view.parent_session_id)
             if view.parent_session_id is not None

@@ -12,6 +12,7 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from metrics_service.dashboards.data import names_of
 from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.dashboards.pictures.lettering import clean
 from metrics_service.db.listing import position_of
@@ -20,7 +21,7 @@ from metrics_service.fields import ShortText
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.hidden_people import check_question, shown
 from metrics_service.sessions.choices import Choice, fetch_choices, with_chosen
-from metrics_service.sessions.repository import fetch_sessions, session_view
+from metrics_service.sessions.repository import fetch_sessions, has_sessions, session_view
 from metrics_service.sessions.schemas import SessionQuery, SessionSort, SessionView
 from metrics_service.web.answers import Answers
 from metrics_service.web.filters import LONGEST_LABEL, Option
@@ -49,8 +50,6 @@ LABELS = {
 }
 FOLDED = frozenset({"status", "session_type", "tag", "has_errors"})
 NO_NUL = "must not contain U+0000"
-_ANY = "SELECT EXISTS (SELECT FROM metrics_sessions)"
-_PERSON = "SELECT coalesce(name, email) FROM users WHERE id = $1"
 
 
 class SessionsQuery(PeriodQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -184,10 +183,9 @@ async def _values(caller: Caller, asked: Asked) -> Mapping[str, Any]:
         choices = await fetch_choices(
             connection, period.start, period.end, sees_people=asked.sees_people
         )
-        has_any = bool(rows) or await connection.fetchval(_ANY)
-        person = None
-        if query.user_id is not None:
-            person = await connection.fetchval(_PERSON, query.user_id)
+        has_any = bool(rows) or await has_sessions(connection)
+        names = await names_of(connection, [query.user_id])
+    person = next((one.name or one.email for one in names.values()), None)
     next_href = None
     if len(rows) > PAGE_ROWS:
         rows = rows[:PAGE_ROWS]

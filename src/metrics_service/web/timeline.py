@@ -21,6 +21,7 @@ from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import InvalidQueryError, NotFoundError
 from metrics_service.fields import ShortText
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
+from metrics_service.sessions.repository import find_start
 from metrics_service.sessions.timeline import (
     KINDS,
     USUAL,
@@ -58,8 +59,6 @@ TELLING = (
 )  # fmt: skip
 # Bars are logarithmic, from a millisecond to ten minutes: else all but the longest were dots.
 FULL_BAR_MS = 600_000.0
-
-_STARTED = "SELECT started_at FROM metrics_sessions WHERE id = $1"
 
 
 class TimelineQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -203,7 +202,7 @@ async def get_timeline(
     # What filters reads all of a session, and of the longest that takes its time.
     door = caller.summarising if asked.query.q or asked.query.failed else caller.reading
     async with door() as connection:
-        started_at = await connection.fetchval(_STARTED, session_id)
+        started_at = await find_start(connection, session_id)
         if started_at is None:
             raise NotFoundError("session", session_id)
         rows = await read_rows(caller, connection, asked)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from uuid import UUID
+from datetime import timedelta
 
 import msgspec
 
 from metrics_service.dashboards.data import Row, WidgetData
 from metrics_service.dashboards.pictures.figures import words
 from metrics_service.dashboards.widgets import Widget
-from metrics_service.db.statements import Where
 from metrics_service.db.tenancy import ContextConnection
+from metrics_service.tool_metrics.failures import Failure, fetch_failures
 from metrics_service.web.figures import Figure
 from metrics_service.web.filters import (
     About,
@@ -33,9 +32,6 @@ LISTS = ("whole", "agents", "repositories")
 FIGURES = "count error_rate p50_ms p95_ms"
 PLACES = 12
 
-# Calls of all tools are looked through from the newest, to find those of one that failed.
-MAX_SCANNED = 50_000
-MAX_FAILURES = 200
 LISTED = 20
 
 # However the clocks of the viewer's zone change.
@@ -48,19 +44,6 @@ class Part(msgspec.Struct, frozen=True):
     word: str
     count: float
     share: float | None
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """A call that failed."""
-
-    id: UUID
-    session_id: UUID | None
-    agent: str | None
-    started_at: datetime
-    duration_ms: float | None
-    status: str
-    error_type: str | None
-    error_message: str | None
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,10 +137,7 @@ def _parts(row: Row, measures: Sequence[str]) -> list[Part]:
 async def _failures(
     connection: ContextConnection, about: About, name: str, over_time: WidgetData
 ) -> list[Failure]:
-    """The latest calls that failed, as far as they are among the latest of all tools.
-
-    The rollups tell when there are any: nothing is looked through after the last, or before the first.
-    """
+    """The rollups tell when there are any: nothing is looked through after the last, or before the first."""
     start, end = about.period.start, about.period.end
     if over_time.error is None:
         bucket = about.period.bucket
@@ -165,27 +145,4 @@ async def _failures(
         if not when:
             return []
         start, end = max(when[0], start), min(when[-1] + LENGTHS[bucket], end)
-    where = Where(start, end, name)
-    where.require("f.tool_name = $3 AND f.status IN ('error', 'timeout')")
-    for column, value in about.filters.items():
-        where.add(f"{'f' if column == 'agent' else 's'}.{column} = ?", value)
-    sessions = (
-        "JOIN metrics_sessions s ON s.tenant_id = f.tenant_id AND s.id = f.session_id"
-        if about.is_placed
-        else ""
-    )
-    rows = await connection.fetch(
-        f"""
-        SELECT f.id, f.session_id, f.agent, f.started_at, f.duration_ms, f.status, f.error_type,
-            f.error_message
-        FROM (
-            SELECT tenant_id, id, session_id, agent, tool_name, started_at, duration_ms, status,
-                error_type, error_message
-            FROM tool_metrics WHERE started_at >= $1 AND started_at < $2 AND is_counted
-            ORDER BY started_at DESC, id DESC LIMIT {MAX_SCANNED}
-        ) f {sessions} {where}
-        ORDER BY f.started_at DESC, f.id DESC LIMIT {MAX_FAILURES}
-        """,
-        *where.values,
-    )
-    return [Failure(*row) for row in rows]
+    return await fetch_failures(connection, name, start, end, filters=about.filters)
