@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec import Meta
 
-from metrics_service.dashboards.data import DashboardData, Row, answer, known_widgets
-from metrics_service.dashboards.data_request import DataRequest
+from metrics_service.dashboards.data import DashboardData, answer, known_widgets
 from metrics_service.dashboards.layout import Place
 from metrics_service.dashboards.shared_data_controller import without_people
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
-from metrics_service.fields import ShortText
-from metrics_service.rollups.queries import SeriesQuery
-from metrics_service.rollups.series import read_series
+from metrics_service.web.about import About
 from metrics_service.web.figures import Figure, figure_of
 from metrics_service.web.grid import Spot, bands_of, places_of
-from metrics_service.web.viewer import ChosenPeriod, PeriodQuery
 
 Label = Callable[[UUID], str]
 
@@ -33,42 +28,17 @@ SHORTEST = 110
 
 UNKNOWN = "this widget is of an older kind, which cannot be shown any more"
 
-# The most frequent; whoever looks for another one writes it into a widget.
-MAX_CHOICES = 200
-MAX_GROUPS = 1000
-FILTERS = ("agent", "team", "repository")
-
-Wanted = Annotated[ShortText, Meta(description="Only what is of this one.")]
-
-
-class BoardQuery(PeriodQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a dashboard is about that its widgets do not say themselves."""
-
-    agent: Wanted | None = None
-    team: Wanted | None = None
-    repository: Wanted | None = None
-
-    def filters(self) -> dict[str, str]:
-        return {name: value for name in FILTERS if (value := getattr(self, name)) is not None}
-
 
 class Tile(msgspec.Struct, frozen=True):
     spot: Spot
     figure: Figure
 
 
-def asked_of(period: ChosenPeriod, filters: Mapping[str, str] | None = None) -> DataRequest:
-    return DataRequest(
-        from_=period.start, to=period.end, tz=period.zone.key, filters=dict(filters or {})
-    )
-
-
 async def read_board(
     connection: ContextConnection,
     widgets: Sequence[Any],
     layout: Mapping[str, Any],
-    asked: DataRequest,
-    zone: ZoneInfo,
+    about: About,
     *,
     sees_people: bool,
     label: Label | None = None,
@@ -78,10 +48,10 @@ async def read_board(
     Without `sees_people` what is about individuals is not shown.
     """
     known = known_widgets(widgets)
-    found = await answer(connection, known, asked, sees_people=sees_people)
+    found = await answer(connection, known, about.asked(), sees_people=sees_people)
     if label is not None:
         found = without_people(found, label)
-    figures = _figures(widgets, known, layout, found, zone)
+    figures = _figures(widgets, known, layout, found, about.period.zone)
     return [
         [Tile(spot, figures[spot.id]) for spot in band]
         for band in bands_of(places_of(list(figures), layout))
@@ -128,29 +98,3 @@ def _unknown(number: int) -> Figure:
         height=SHORTEST,
         error=UNKNOWN,
     )
-
-
-async def read_choices(
-    connection: ContextConnection, period: ChosenPeriod, chosen: Mapping[str, str]
-) -> dict[str, list[str]]:
-    """The agents, teams and repositories of the sessions of a time; what is chosen included."""
-    series = await read_series(
-        connection,
-        SeriesQuery(
-            source="sessions",
-            measures=("count",),
-            group_by=FILTERS,
-            filters={},
-            from_=period.start,
-            to=period.end,
-            zone=period.zone,
-            order_by="-count",
-            limit=MAX_GROUPS,
-        ),
-    )
-    return {name: _choices(name, series.rows, chosen) for name in FILTERS}
-
-
-def _choices(name: str, rows: Sequence[Row], chosen: Mapping[str, str]) -> list[str]:
-    found = list(dict.fromkeys(row[name] for row in rows if row[name]))[:MAX_CHOICES]
-    return sorted({*found, *([chosen[name]] if name in chosen else [])}, key=str.casefold)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
 from uuid import UUID
 
 import msgspec
@@ -20,12 +19,13 @@ from metrics_service.db.models import DashboardConfig
 from metrics_service.db.tenancy import hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.users.repository import list_users
-from metrics_service.web.answers import Answers
-from metrics_service.web.board import BoardQuery, asked_of, read_board, read_choices
+from metrics_service.web.about import About, FilterQuery
+from metrics_service.web.board import read_board
+from metrics_service.web.choices import fetch_choices
 from metrics_service.web.dashboards import SEEN_BY, looking
-from metrics_service.web.page import page, render
+from metrics_service.web.page import page, remembered, render
 from metrics_service.web.query import page_query
-from metrics_service.web.viewer import ChosenPeriod, Last, Viewer, choose_period
+from metrics_service.web.viewer import ChosenPeriod, Last, Viewer
 
 REFRESH_S = 30
 DEFAULT_LAST: Last = "30d"
@@ -67,15 +67,15 @@ async def get_dashboard_page(
     request: AnyRequest, caller: NamedDependency[Caller], dashboard_id: FromPath[UUID]
 ) -> Response[bytes]:
     """Show a dashboard: of the latest 30 days, unless its address or a widget says otherwise."""
-    query = page_query(request, BoardQuery)
-    period = choose_period(query, Viewer.of(request), default=DEFAULT_LAST)
+    query = page_query(request, FilterQuery)
+    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
     sees_people = await caller.sees_people()
     async with looking(caller) as tx:
         gallery = Gallery(tx, caller.principal)
         row = await get_dashboard(gallery, dashboard_id)
         view, may = await gallery.view(row), await may_of(gallery, row)
         people = await people_to_share_with(tx, view) if may.share and sees_people else []
-    board = await board_html(request, caller, view, period, query, sees_people=sees_people)
+    board = await board_html(request, caller, view, about, sees_people=sees_people)
     values = {
         "view": view,
         "seen_by": SEEN_BY[view.visibility],
@@ -83,7 +83,7 @@ async def get_dashboard_page(
         "people": people,
         "sees_people": sees_people,
         "board": board,
-        "image_query": image_query(period),
+        "image_query": image_query(about.period),
     }
     return page(
         request,
@@ -101,8 +101,7 @@ async def board_html(
     request: AnyRequest,
     caller: Caller,
     view: DashboardView,
-    period: ChosenPeriod,
-    query: BoardQuery,
+    about: About,
     *,
     sees_people: bool,
 ) -> Markup:
@@ -111,30 +110,20 @@ async def board_html(
     async def make() -> str:
         async with caller.snapshot() as tx:
             connection = await hot_door(tx)
-            choices = await read_choices(connection, period, query.filters())
+            choices = await fetch_choices(connection, about.period)
             bands = await read_board(
                 connection,
                 view.widgets,
                 view.layout,
-                asked_of(period, query.filters()),
-                period.zone,
+                about,
                 sees_people=sees_people,
             )
         path = f"/dashboards/{view.id}"
-        values = {"bands": bands, "period": period, "path": path, "choices": choices}
-        return render(request, "dashboard_board.html", {**values, "chosen": query.filters()})
+        values = {"bands": bands, "about": about, "path": path, "choices": choices}
+        return render(request, "dashboard_board.html", values)
 
-    question = ("dashboard", view.id, view.version, query, period.zone.key, sees_people)
+    question = ("dashboard", view.id, view.version, about.key, sees_people)
     return await remembered(request, caller, question, make)
-
-
-async def remembered(
-    request: AnyRequest, caller: Caller, question: Hashable, make: Callable[[], Awaitable[str]]
-) -> Markup:
-    """What was rendered for the same question a moment ago, or else is now."""
-    answers: Answers = request.app.state.answers
-    # Rendered by our own templates, which escape.
-    return Markup(await answers.get(caller.tenant_id, question, make))  # noqa: S704  # see above
 
 
 def image_query(period: ChosenPeriod) -> dict[str, str]:

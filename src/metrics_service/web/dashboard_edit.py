@@ -23,12 +23,9 @@ from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.rollups.measures import MEASURES
 from metrics_service.rollups.ranges import TIMES
 from metrics_service.rollups.sources import SOURCES
-from metrics_service.web.board import (
-    BoardQuery,
-    asked_of,
-    read_board,
-    read_choices,
-)
+from metrics_service.web.about import About, FilterQuery
+from metrics_service.web.board import read_board
+from metrics_service.web.choices import fetch_choices
 from metrics_service.web.dashboard import (
     DEFAULT_LAST,
     LONGEST_TITLE,
@@ -39,7 +36,7 @@ from metrics_service.web.dashboard import (
 from metrics_service.web.dashboards import looking
 from metrics_service.web.page import page
 from metrics_service.web.query import page_query
-from metrics_service.web.viewer import Viewer, choose_period
+from metrics_service.web.viewer import Viewer
 
 SOURCE_WORDS = {"tool_metrics": "Tool calls", "model_calls": "Model calls", "sessions": "Sessions"}
 
@@ -56,8 +53,8 @@ async def get_dashboard_editor(
     request: AnyRequest, caller: NamedDependency[Caller], dashboard_id: FromPath[UUID]
 ) -> Response[bytes]:
     """The editor; without scripts it shows the dashboard, and says what is missing."""
-    query = page_query(request, BoardQuery)
-    period = choose_period(query, Viewer.of(request), default=DEFAULT_LAST)
+    query = page_query(request, FilterQuery)
+    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
     sees_people = await caller.sees_people()
     async with looking(caller) as tx:
         gallery = Gallery(tx, caller.principal)
@@ -66,9 +63,9 @@ async def get_dashboard_editor(
         if not may.edit:
             raise ForbiddenError("this dashboard was shared with you to be read, not to be changed")
         connection = await hot_door(tx)
-        choices = await read_choices(connection, period, {})
+        choices = await fetch_choices(connection, about.period)
         people = await people_to_share_with(tx, view) if sees_people else []
-    board = await board_html(request, caller, view, period, query, sees_people=sees_people)
+    board = await board_html(request, caller, view, about, sees_people=sees_people)
     values = {
         "view": view,
         "board": board,
@@ -126,8 +123,8 @@ async def post_preview(
     request: AnyRequest, caller: NamedDependency[Caller], data: Annotated[PreviewIn, Body()]
 ) -> Response[bytes]:
     """The figures of widgets that are stored nowhere; what is wrong with one is named as by the API."""
-    query = page_query(request, BoardQuery)
-    period = choose_period(query, Viewer.of(request), default=DEFAULT_LAST)
+    query = page_query(request, FilterQuery)
+    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
     if errors := widget_errors(data.widgets, data.layout):
         raise InvalidBodyError(errors)
     sees_people = await caller.sees_people()
@@ -136,8 +133,7 @@ async def post_preview(
             await hot_door(tx),
             data.widgets,
             data.layout,
-            asked_of(period, query.filters()),
-            period.zone,
+            about,
             sees_people=sees_people,
         )
     return page(

@@ -25,13 +25,14 @@ from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.models import DashboardConfig, DashboardVersion
 from metrics_service.db.tenancy import hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
-from metrics_service.web.board import BoardQuery, asked_of, read_board
+from metrics_service.web.about import About, FilterQuery
+from metrics_service.web.board import read_board
 from metrics_service.web.dashboard import DEFAULT_LAST, LONGEST_TITLE, may_of
 from metrics_service.web.dashboards import looking
 from metrics_service.web.page import page
 from metrics_service.web.query import page_query
 from metrics_service.web.version_words import Change, in_words
-from metrics_service.web.viewer import Viewer, choose_period
+from metrics_service.web.viewer import Viewer
 
 PAGE_SIZE = 50
 
@@ -109,8 +110,8 @@ async def get_version_page(
     version: FromPath[int],
 ) -> Response[bytes]:
     """Show what an old version would show now."""
-    query = page_query(request, BoardQuery)
-    period = choose_period(query, Viewer.of(request), default=DEFAULT_LAST)
+    query = page_query(request, FilterQuery)
+    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
     sees_people = await caller.sees_people()
     async with caller.snapshot() as tx:
         gallery = Gallery(tx, caller.principal)
@@ -122,8 +123,7 @@ async def get_version_page(
             await hot_door(tx),
             old.widgets,
             old.layout,
-            asked_of(period, query.filters()),
-            period.zone,
+            about,
             sees_people=sees_people,
         )
     values = {
@@ -133,7 +133,7 @@ async def get_version_page(
         "may": may,
         "sees_people": sees_people,
         "bands": bands,
-        "period": period,
+        "period": about.period,
         "path": f"/dashboards/{dashboard_id}/versions/{version}",
     }
     return page(

@@ -11,20 +11,19 @@ from metrics_service.dashboards.pictures.figures import figure
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection, hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
-from metrics_service.web.figures import Figure
-from metrics_service.web.filters import (
+from metrics_service.web.about import (
     FILTERS,
     About,
-    Choices,
-    Elsewhere,
     FilterQuery,
-    fetch_choices,
-    find_elsewhere,
     question,
     share,
     total,
+    troubles,
 )
-from metrics_service.web.page import page_of, render
+from metrics_service.web.choices import Choices, fetch_choices
+from metrics_service.web.elsewhere import Elsewhere, find_elsewhere
+from metrics_service.web.figures import Figure
+from metrics_service.web.page import page_of, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import Viewer
 
@@ -98,8 +97,7 @@ async def get_models(request: AnyRequest, caller: NamedDependency[Caller]) -> Re
             found = await _read(await hot_door(tx), about)
         return render(request, "models.html", {"about": about, "path": PATH, "found": found})
 
-    answers = request.app.state.answers
-    main = await answers.get(caller.tenant_id, ("models", about.key), make)
+    main = await remembered(request, caller, ("models", about.key), make)
     return page_of(request, main, title="Models and cost", caller=caller, styles=["models.css"])
 
 
@@ -129,7 +127,7 @@ async def _read(connection: ContextConnection, about: About) -> Models:
     cost = now.get("cost_usd_micros") or 0
     return Models(
         elsewhere=await find_elsewhere(connection, about) if is_empty else None,
-        choices=await fetch_choices(connection, about),
+        choices=await fetch_choices(connection, about.period),
         whole=now,
         before=whole.previous.rows[0] if whole.previous else {},
         source=source_in_words(now) if now else "",
@@ -139,9 +137,7 @@ async def _read(connection: ContextConnection, about: About) -> Models:
         models=[_model(row, cost) for row in found["models"].rows],
         is_cut=found["models"].truncated,
         payers=[_payers(found[name], name, cost) for name in FILTERS],
-        troubles=list(
-            dict.fromkeys(one.error for name in ("whole", "models") if (one := found[name]).error)
-        ),
+        troubles=troubles(found[name] for name in ("whole", "models")),
     )
 
 

@@ -16,19 +16,18 @@ from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.hidden_people import shown
 from metrics_service.sessions.repository import fetch_sessions, session_view
 from metrics_service.sessions.schemas import SessionQuery, SessionView
-from metrics_service.web.figures import Figure
-from metrics_service.web.filters import (
+from metrics_service.web.about import (
     About,
-    Choices,
-    Elsewhere,
     FilterQuery,
-    fetch_choices,
-    find_elsewhere,
     question,
     share,
     total,
+    troubles,
 )
-from metrics_service.web.page import page_of, render
+from metrics_service.web.choices import Choices, fetch_choices
+from metrics_service.web.elsewhere import Elsewhere, find_elsewhere
+from metrics_service.web.figures import Figure
+from metrics_service.web.page import page_of, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import Viewer
 
@@ -98,8 +97,7 @@ async def get_overview(request: AnyRequest, caller: NamedDependency[Caller]) -> 
         found = msgspec.structs.replace(found, latest=latest)
         return render(request, "overview.html", {**values, "found": found})
 
-    answers = request.app.state.answers
-    main = await answers.get(caller.tenant_id, ("overview", sees_people, about.key), make)
+    main = await remembered(request, caller, ("overview", sees_people, about.key), make)
     return page_of(
         request,
         main,
@@ -144,7 +142,7 @@ def _questions(about: About) -> dict[str, Widget]:
 async def _read(connection: ContextConnection, about: About) -> Overview:
     asked = _questions(about)
     found = await about.read(connection, list(asked.values()))
-    choices = await fetch_choices(connection, about)
+    choices = await fetch_choices(connection, about.period)
     latest = await _latest(connection, about)
     calls, cost, sessions, tools = (found[name] for name in ("calls", "cost", "sessions", "tools"))
     is_empty = not (calls.rows or cost.rows or sessions.rows or latest)
@@ -167,7 +165,7 @@ async def _read(connection: ContextConnection, about: About) -> Overview:
         failing=_parts(tools.rows, "error_count"),
         times=_times(tools, cost),
         slowest=_parts(tools.rows, "total_ms"),
-        troubles=list(dict.fromkeys(one.error for one in found.values() if one.error)),
+        troubles=troubles(found.values()),
         latest=latest,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from metrics_service.http.browser import HTML, SECURITY_HEADERS
 from metrics_service.http.dependencies import AnyRequest, Caller
 from metrics_service.tenants.resolve import ServedTenant
+from metrics_service.web.answers import Answers
 from metrics_service.web.assets import Assets
 from metrics_service.web.environment import ENVIRONMENT
 from metrics_service.web.viewer import Viewer
@@ -117,6 +118,15 @@ def page_of(
         session_id=session_id,
     )
     return _answer(request, whole, status)
+
+
+async def remembered(
+    request: AnyRequest, caller: Caller, question: Hashable, make: Callable[[], Awaitable[str]]
+) -> Markup:
+    """What was rendered for the same question a moment ago, or else is now."""
+    answers: Answers = request.app.state.answers
+    # Rendered by our own templates, which escape.
+    return Markup(await answers.get(caller.tenant_id, question, make))  # noqa: S704  # see above
 
 
 def _answer(request: AnyRequest, html: str, status: int) -> Response[bytes]:

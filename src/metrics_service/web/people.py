@@ -11,40 +11,36 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from msgspec import Meta
 
-from metrics_service.dashboards.data import DashboardData, Person, answer, names_of
-from metrics_service.dashboards.data_request import DataRequest, FilterValue
-from metrics_service.dashboards.pictures.agents import agent_name
+from metrics_service.dashboards.data import Person, Row, WidgetData, answer, names_of
 from metrics_service.dashboards.widgets import Widget, WidgetQuery
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import ForbiddenError, NotFoundError
-from metrics_service.fields import ShortText
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.hidden_people import HIDDEN
-from metrics_service.rollups.queries import Filters
 from metrics_service.sessions.repository import fetch_sessions, session_view
 from metrics_service.sessions.schemas import SessionQuery, SessionView
 from metrics_service.users.repository import find_account_of, get_user
 from metrics_service.users.schemas import UserRow
-from metrics_service.web.answers import Answers
-from metrics_service.web.figures import Figure, figure_of
-from metrics_service.web.page import page_of, render
+from metrics_service.web.about import About, FilterQuery, question
+from metrics_service.web.choices import fetch_choices
+from metrics_service.web.figures import figure_of
+from metrics_service.web.page import page_of, remembered, render
 from metrics_service.web.people_lines import (
     DIMENSIONS,
     Asking,
     By,
     Line,
     read_lines,
-    read_names,
 )
 from metrics_service.web.query import page_query
-from metrics_service.web.viewer import ChosenPeriod, PeriodQuery, Viewer, choose_period
+from metrics_service.web.viewer import Viewer
 from metrics_service.web.who_is_who import Unknown, read_unknown
 
+PATH = "/people"
 UNKNOWN = "unknown"
 """Stands in addresses for whom nobody knows."""
 LATEST = 10
 MAX_LINES = 200
-MAX_CHOICES = 200
 COLUMNS: Mapping[str, tuple[str, str, Callable[[Line], float]]] = {
     "sessions": ("Sessions", "", lambda line: line.sessions),
     "active_days": ("Active days", "days on which a session began", lambda line: line.active_days or 0),
@@ -73,12 +69,9 @@ PersonKey = Annotated[
 ]
 
 
-class PeopleQuery(PeriodQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PeopleQuery(FilterQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     by: By | None = None
     person: PersonKey | None = None
-    agent: ShortText | None = None
-    team: ShortText | None = None
-    repository: ShortText | None = None
     sort: Sort = "-sessions"
 
     @property
@@ -87,15 +80,11 @@ class PeopleQuery(PeriodQuery, frozen=True, forbid_unknown_fields=True, kw_only=
         return None if self.person in {None, UNKNOWN} else UUID(self.person)
 
     @property
-    def filters(self) -> Filters:
-        chosen: dict[str, tuple[str | None, ...]] = {
-            name: (value,)
-            for name in ("agent", "team", "repository")
-            if (value := getattr(self, name)) is not None
-        }
-        if self.person is not None:
-            chosen["user_id"] = (str(self.person_id) if self.person_id is not None else None,)
-        return chosen
+    def whose(self) -> dict[str, str | None]:
+        """The filter by a person."""
+        if self.person is None:
+            return {}
+        return {"user_id": str(self.person_id) if self.person_id is not None else None}
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -103,44 +92,37 @@ class Asked(msgspec.Struct, frozen=True):
 
     query: PeopleQuery
     by: By
-    period: ChosenPeriod
+    about: About
     sees_people: bool
     is_admin: bool
 
     @property
     def asking(self) -> Asking:
-        return Asking(self.period, self.query.filters)
+        filters = {**self.about.filters, **self.query.whose}
+        return Asking(self.about.period, {name: (value,) for name, value in filters.items()})
 
     @property
     def kept(self) -> dict[str, str | None]:
         """What stays in the address when the time changes."""
         query = self.query
         sort = None if query.sort == "-sessions" else query.sort
-        return {
-            "by": query.by,
-            "person": query.person,
-            "agent": query.agent,
-            "team": query.team,
-            "repository": query.repository,
-            "sort": sort,
-        }
+        return {"by": query.by, "person": query.person, **self.about.filters, "sort": sort}
 
     def address(self, **changes: str | None) -> str:
-        return self.period.address("/people", **{**self.kept, **changes})
+        return self.about.period.address(PATH, **{**self.kept, **changes})
 
 
-@get("/people", opt=requires("read"))
+@get(PATH, opt=requires("read"))
 async def get_people(request: AnyRequest, caller: NamedDependency[Caller]) -> Response[bytes]:
     """People, teams and repositories; one person with `person`."""
     query = page_query(request, PeopleQuery)
-    viewer = Viewer.of(request)
     sees_people = await caller.sees_people()
     if query.person is not None and not sees_people:
         raise ForbiddenError(HIDDEN)
     asked = Asked(
         query,
         _by(query, sees_people=sees_people),
-        choose_period(query, viewer, default="30d"),
+        About.of(query, Viewer.of(request), default="30d"),
         sees_people,
         caller.principal.allows("admin"),
     )
@@ -150,9 +132,8 @@ async def get_people(request: AnyRequest, caller: NamedDependency[Caller]) -> Re
             values = await (_one(connection, asked) if query.person else _all(connection, asked))
         return render(request, "people.html", values)
 
-    answers: Answers = request.app.state.answers
-    key = ("people", query, viewer.zone.key, asked.period.period, sees_people, asked.is_admin)
-    main = await answers.get(caller.tenant_id, key, make)
+    key = ("people", asked.about.key, query, asked.sees_people, asked.is_admin)
+    main = await remembered(request, caller, key, make)
     return page_of(
         request,
         main,
@@ -188,7 +169,6 @@ async def _all(connection: ContextConnection, asked: Asked) -> dict[str, Any]:
     lines = _sorted(await read_lines(connection, asking, dimension), asked.query.sort)
     ids = [line.key for line in lines[:MAX_LINES]] if asked.by == "person" else []
     names = await names_of(connection, ids)
-    data = await _answered(connection, asked, [*_numbers(), *_charts(dimension)])
     unknown = Unknown()
     if asked.is_admin and asked.sees_people and asked.by == "person":
         unknown = await read_unknown(connection)
@@ -198,9 +178,8 @@ async def _all(connection: ContextConnection, asked: Asked) -> dict[str, Any]:
         "more": max(0, len(lines) - MAX_LINES),
         "has_unknown": any(line.key is None for line in lines),
         "columns": COLUMNS,
-        "totals": _totals(data),
-        "figures": _figures(data, _charts(dimension), asked),
-        "choices": await _choices(connection, asked),
+        **await _read_figures(connection, asked, dimension),
+        "choices": await fetch_choices(connection, asked.about.period),
         "unknown": unknown,
         "person": None,
     }
@@ -227,19 +206,6 @@ def _shown(line: Line, names: Mapping[str, Person], asked: Asked) -> Shown:
     return Shown(line, name, person.email if person.name else None, href)
 
 
-async def _choices(connection: ContextConnection, asked: Asked) -> dict[str, dict[str, str]]:
-    """What can be filtered by in this time; what was chosen is among it in any case."""
-    everything = Asking(asked.period, {})
-    choices: dict[str, dict[str, str]] = {}
-    for name in ("agent", "team", "repository"):
-        found = (await read_names(connection, everything, name))[:MAX_CHOICES]
-        chosen = getattr(asked.query, name)
-        values = dict.fromkeys([*found, chosen] if chosen else found)
-        labels = {value: agent_name(value) if name == "agent" else value for value in values}
-        choices[name] = dict(sorted(labels.items(), key=lambda one: one[1].lower()))
-    return choices
-
-
 # -- one of them --------------------------------------------------------------------------------------
 
 
@@ -260,26 +226,26 @@ async def _one(connection: ContextConnection, asked: Asked) -> dict[str, Any]:
         if await find_account_of(connection, person_id) is None:
             raise NotFoundError("person", person_id)
         user = await get_user(connection, person_id)
-    data = await _answered(connection, asked, [*_numbers(), *_charts("agent")])
     agents = _sorted(await read_lines(connection, asked.asking, "agent"), "-sessions")
     places = _sorted(await read_lines(connection, asked.asking, "repository"), "-sessions")
     return {
         "asked": asked,
-        "totals": _totals(data),
-        "figures": _figures(data, _charts("agent"), asked),
+        **await _read_figures(connection, asked, "agent"),
         "person": OnePerson(
             user,
             agents[:MAX_LINES],
             places[:MAX_LINES],
             [] if user is None else await _latest(connection, asked, user.id),
-            None if user is None else asked.period.address("/sessions", user_id=str(user.id)),
+            None if user is None else asked.about.period.address("/sessions", user_id=str(user.id)),
         ),
     }
 
 
 async def _latest(connection: ContextConnection, asked: Asked, user_id: UUID) -> list[SessionView]:
     query = SessionQuery(
-        user_id=user_id, started_after=asked.period.start, started_before=asked.period.end
+        user_id=user_id,
+        started_after=asked.about.period.start,
+        started_before=asked.about.period.end,
     )
     rows = await fetch_sessions(connection, query, after=None, limit=LATEST, offset=0)
     return [session_view(row) for row in rows]
@@ -288,30 +254,21 @@ async def _latest(connection: ContextConnection, asked: Asked, user_id: UUID) ->
 # -- figures ------------------------------------------------------------------------------------------
 
 
-def _numbers() -> list[Widget]:
-    return [
-        Widget(
-            id=f"{source}-{measure}".replace("_", "-"),
-            kind="number",
-            query=WidgetQuery(source=source, measures=[measure], compare="previous_period"),
-        )
-        for source, measure in (
-            ("sessions", "count"),
-            ("tool_metrics", "count"),
-            ("tool_metrics", "error_rate"),
-            ("model_calls", "cost_usd_micros"),
-        )
-    ]
+NUMBERS = [
+    question("sessions", "sessions", "count", compare="previous_period"),
+    question("tool-calls", "tool_metrics", "count error_rate", compare="previous_period"),
+    question("model-calls", "model_calls", "cost_usd_micros", compare="previous_period"),
+]
 
 
-def _charts(dimension: str) -> list[Widget]:
+def _charts(bucket: str, dimension: str) -> list[Widget]:
     return [
         Widget(
             id=f"{name}-over-time",
             title=title,
             kind="chart",
             mark="bar",
-            query=WidgetQuery(source=source, measures=[measure], group_by=["day", dimension]),
+            query=WidgetQuery(source=source, measures=[measure], group_by=[bucket, dimension]),
         )
         for name, title, source, measure in (
             ("sessions", "Sessions", "sessions", "count"),
@@ -320,43 +277,24 @@ def _charts(dimension: str) -> list[Widget]:
     ]
 
 
-async def _answered(
-    connection: ContextConnection, asked: Asked, widgets: list[Widget]
-) -> DashboardData:
-    period = asked.period
-    filters: dict[str, FilterValue | list[FilterValue]] = {
-        name: list(values) for name, values in asked.query.filters.items()
+async def _read_figures(
+    connection: ContextConnection, asked: Asked, dimension: str
+) -> dict[str, Any]:
+    """The numbers on top, each with the period before, and the charts by a dimension."""
+    about = asked.about
+    charts = _charts(about.period.bucket, dimension)
+    request = about.asked(**asked.query.whose)
+    data = await answer(connection, [*NUMBERS, *charts], request, sees_people=asked.sees_people)
+    found = {one.id: one for one in data.data}
+    return {
+        "totals": {one.id: _total(found[one.id]) for one in NUMBERS},
+        "figures": [
+            figure_of(chart, found[chart.id], data.names, about.period.zone) for chart in charts
+        ],
     }
-    request = DataRequest(from_=period.start, to=period.end, tz=period.zone.key, filters=filters)
-    widgets = [_by_bucket(widget, period.bucket) for widget in widgets]
-    return await answer(connection, widgets, request, sees_people=asked.sees_people)
 
 
-def _by_bucket(widget: Widget, bucket: str) -> Widget:
-    """The chart by hours or weeks where the page's time asks for that."""
-    query = widget.query
-    if query.time_column is None:
-        return widget
-    groups = [bucket if name == "day" else name for name in query.group_by]
-    return msgspec.structs.replace(widget, query=msgspec.structs.replace(query, group_by=groups))
-
-
-def _figures(data: DashboardData, charts: list[Widget], asked: Asked) -> list[Figure]:
-    answers = {one.id: one for one in data.data}
-    return [
-        figure_of(
-            _by_bucket(chart, asked.period.bucket), answers[chart.id], data.names, asked.period.zone
-        )
-        for chart in charts
-    ]
-
-
-def _totals(data: DashboardData) -> dict[str, tuple[float | None, float | None]]:
-    """Of each number its value, and that of the period before."""
-    found = {}
-    for one in data.data:
-        if one.totals is not None:
-            before = one.previous.totals if one.previous is not None else None
-            ((measure, value),) = one.totals.items()
-            found[one.id] = (value, None if before is None else before[measure])
-    return found
+def _total(data: WidgetData) -> tuple[Row, Row]:
+    """The one row that there is, and that of the period before; empty where neither could be told."""
+    before = data.previous.rows if data.previous is not None else []
+    return next(iter(data.rows), {}), next(iter(before), {})

@@ -142,9 +142,3 @@ async def _rows(
         {name: 0 if name in measures and value is None else value for name, value in row.items()}
         for row in series.rows
     ]
-
-
-async def read_names(connection: ContextConnection, asking: Asking, dimension: str) -> list[str]:
-    """What there is to filter by, the most used first."""
-    rows = await _rows(connection, asking, "sessions", ("count",), dimension)
-    return [str(row[dimension]) for row in rows if row[dimension] is not None]

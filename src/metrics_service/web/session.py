@@ -23,8 +23,7 @@ from metrics_service.model_calls.repository import count_cost_sources
 from metrics_service.sessions.repository import fetch_sessions, find_session, session_view
 from metrics_service.sessions.schemas import SessionQuery, SessionView
 from metrics_service.sessions.strip import fetch_strip
-from metrics_service.web.answers import Answers
-from metrics_service.web.page import REFRESH, page_of, render
+from metrics_service.web.page import REFRESH, page_of, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.sessions import name_of
 from metrics_service.web.strip import draw
@@ -65,9 +64,9 @@ async def get_session_page(
         return render(request, "session.html", {"view": view, **values})
 
     if is_refresh:
-        answers: Answers = request.app.state.answers
         key = ("session", session_id, asked.listing, zone.key, sees_people)
-        return page_of(request, await answers.get(caller.tenant_id, key, make), title="Session")
+        main = await remembered(request, caller, key, make)
+        return page_of(request, main, title="Session")
     view, values = await _values(caller, asked, sees_people=sees_people, has_rows=True, zone=zone)
     return page_of(
         request,

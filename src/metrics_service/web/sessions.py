@@ -14,7 +14,6 @@ from msgspec import Meta
 
 from metrics_service.dashboards.data import names_of
 from metrics_service.dashboards.pictures.agents import agent_name
-from metrics_service.dashboards.pictures.lettering import clean
 from metrics_service.db.listing import position_of
 from metrics_service.errors import InvalidQueryError
 from metrics_service.fields import ShortText
@@ -23,9 +22,8 @@ from metrics_service.http.hidden_people import check_question, shown
 from metrics_service.sessions.choices import Choice, fetch_choices, with_chosen
 from metrics_service.sessions.repository import fetch_sessions, has_sessions, session_view
 from metrics_service.sessions.schemas import SessionQuery, SessionSort, SessionView
-from metrics_service.web.answers import Answers
-from metrics_service.web.filters import LONGEST_LABEL, Option
-from metrics_service.web.page import page_of, render
+from metrics_service.web.choices import Option, option
+from metrics_service.web.page import page_of, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import ChosenPeriod, PeriodQuery, Viewer, choose_period
 
@@ -132,7 +130,6 @@ async def get_sessions(request: AnyRequest, caller: NamedDependency[Caller]) -> 
     sees_people = await caller.sees_people()
     check_question(query, sees_people=sees_people)
     asked = Asked(query, choose_period(query, Viewer.of(request), default="30d"), sees_people)
-    answers: Answers = request.app.state.answers
     key = (PATH, asked.listing, query.cursor, asked.period, sees_people)
 
     async def make() -> str:
@@ -140,7 +137,7 @@ async def get_sessions(request: AnyRequest, caller: NamedDependency[Caller]) -> 
 
     return page_of(
         request,
-        await answers.get(caller.tenant_id, key, make),
+        await remembered(request, caller, key, make),
         title="Sessions",
         caller=caller,
         styles=["sessions.css"],
@@ -208,15 +205,9 @@ def _options(asked: Asked, name: str, choices: list[Choice], person: str | None)
     chosen = asked.kept.get(name)
     label = person if name == "user_id" else None
     return [
-        Option(choice.value, _label(name, choice), choice.value == chosen)
+        option(choice.value, agent_name(choice.value) if name == "agent" else choice.label, chosen)
         for choice in with_chosen(choices, chosen, label)
     ]
-
-
-def _label(name: str, choice: Choice) -> str:
-    """As an option shows it, in which there is no markup."""
-    shown = clean(agent_name(choice.value) if name == "agent" else choice.label) or "(no name)"
-    return shown if len(shown) <= LONGEST_LABEL else f"{shown[:LONGEST_LABEL]}…"
 
 
 class Chip(msgspec.Struct, frozen=True):

@@ -11,15 +11,15 @@ from metrics_service.dashboards.shares import open_link
 from metrics_service.db.tenancy import hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.links import PREFIX, no_link
-from metrics_service.web.board import asked_of, read_board
+from metrics_service.web.about import About
+from metrics_service.web.board import read_board
 from metrics_service.web.dashboard import (
     DEFAULT_LAST,
     LONGEST_TITLE,
     image_query,
-    remembered,
 )
 from metrics_service.web.dashboards import looking
-from metrics_service.web.page import page, render
+from metrics_service.web.page import page, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import PeriodQuery, Viewer, choose_period
 
@@ -33,7 +33,7 @@ async def get_shared_page(
 ) -> Response[bytes]:
     """Show the dashboard of a link, with labels in place of people."""
     query = page_query(request, PeriodQuery)
-    period = choose_period(query, Viewer.of(request), default=DEFAULT_LAST)
+    about = About(choose_period(query, Viewer.of(request), default=DEFAULT_LAST), {})
     links, share_id = caller.database.links, caller.principal.id
     async with looking(caller) as tx:
         row = await open_link(tx, caller.principal)
@@ -44,22 +44,21 @@ async def get_shared_page(
                 await hot_door(tx),
                 row.widgets,
                 row.layout,
-                asked_of(period),
-                period.zone,
+                about,
                 sees_people=True,
                 label=lambda user_id: links.label(share_id, user_id),
             )
         return render(request, "dashboard_bands.html", {"bands": bands})
 
-    question = ("shared", share_id, row.version, query, period.zone.key)
+    question = ("shared", share_id, row.version, about.key)
     values = {
         "view": row,
-        "period": period,
+        "period": about.period,
         "path": f"/shared/{token}",
         "expires_at": caller.principal.expires_at,
         "board": await remembered(request, caller, question, make),
         "image": f"{PREFIX}{token}/image",
-        "image_query": image_query(period),
+        "image_query": image_query(about.period),
     }
     answer = page(
         request,

@@ -13,16 +13,15 @@ from metrics_service.dashboards.pictures.figures import words
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.tool_metrics.failures import Failure, fetch_failures
-from metrics_service.web.figures import Figure
-from metrics_service.web.filters import (
+from metrics_service.web.about import (
     About,
-    Choices,
-    Elsewhere,
-    fetch_choices,
-    find_elsewhere,
     question,
     share,
+    troubles,
 )
+from metrics_service.web.choices import Choices, fetch_choices
+from metrics_service.web.elsewhere import Elsewhere, find_elsewhere
+from metrics_service.web.figures import Figure
 
 STATUSES = (
     "success_count", "error_count", "rejected_count", "cancelled_count", "unknown_count",
@@ -82,7 +81,7 @@ async def read_tool(connection: ContextConnection, about: About, name: str) -> T
     return Tool(
         name=name,
         elsewhere=await find_elsewhere(connection, about) if is_empty else None,
-        choices=await fetch_choices(connection, about),
+        choices=await fetch_choices(connection, about.period),
         whole=now,
         before=before,
         percentiles=about.drawn(
@@ -102,9 +101,7 @@ async def read_tool(connection: ContextConnection, about: About, name: str) -> T
         failures=failures[:LISTED],
         found=len(failures),
         # The charts say theirs themselves.
-        troubles=list(
-            dict.fromkeys(one.error for name, one in found.items() if one.error and name in LISTS)
-        ),
+        troubles=troubles(found[name] for name in LISTS),
     )  # fmt: skip
 
 

@@ -14,20 +14,16 @@ from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection, hot_door
 from metrics_service.fields import ShortText
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
-from metrics_service.web.figures import Figure
-from metrics_service.web.filters import (
+from metrics_service.web.about import (
     About,
-    Choices,
-    Elsewhere,
     FilterQuery,
-    Option,
-    fetch_choices,
-    find_elsewhere,
-    options,
     question,
     total,
 )
-from metrics_service.web.page import page_of, render
+from metrics_service.web.choices import Choices, Option, fetch_choices, option
+from metrics_service.web.elsewhere import Elsewhere, find_elsewhere
+from metrics_service.web.figures import Figure
+from metrics_service.web.page import page_of, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.tool import read_tool
 from metrics_service.web.viewer import Viewer
@@ -114,7 +110,7 @@ async def get_tools(request: AnyRequest, caller: NamedDependency[Caller]) -> Res
         return render(request, "tools.html" if query.tool is None else "tool.html", values)
 
     key = ("tools", about.key, query.tool, *query.kept.items())
-    main = await request.app.state.answers.get(caller.tenant_id, key, make)
+    main = await remembered(request, caller, key, make)
     return page_of(request, main, title="Tools", caller=caller, styles=["tools.css"])
 
 
@@ -126,7 +122,7 @@ async def _read(connection: ContextConnection, about: About, query: ToolsQuery) 
     is_empty = not tools.rows and tools.error is None
     return Tools(
         elsewhere=await find_elsewhere(connection, about) if is_empty else None,
-        choices=await fetch_choices(connection, about),
+        choices=await fetch_choices(connection, about.period),
         categories=_categories(tools.rows, query),
         calls_chart=about.drawn(asked["over-time"], over_time, "count", columns=6),
         rate_chart=about.drawn(
@@ -177,7 +173,8 @@ def _sorted(rows: list[Row], sort: Sort) -> list[Row]:
 
 def _categories(rows: Sequence[Row], query: ToolsQuery) -> list[Option]:
     known = {row["tool_category"] for row in rows if row["tool_category"]}
-    return options(sorted(known | ({query.category} if query.category else set())), query.category)
+    names = sorted(known | ({query.category} if query.category else set()))
+    return [option(name, name, query.category) for name in names]
 
 
 def _headings(about: About, query: ToolsQuery) -> dict[str, Heading]:
