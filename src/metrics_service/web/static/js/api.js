@@ -2,6 +2,7 @@
 // again and goes on, so that nothing typed is lost.
 
 import { button, openDialog } from "./dialog.js";
+import { field, make } from "./elements.js";
 
 export class Problem extends Error {
   constructor(status, body) {
@@ -56,32 +57,19 @@ export function signInAgain() {
   return asking;
 }
 
-function field(label, type, name, autocomplete) {
-  const whole = document.createElement("label");
-  whole.className = "field";
-  const text = document.createElement("span");
-  text.textContent = label;
-  const input = document.createElement("input");
-  Object.assign(input, { type, name, autocomplete, required: true });
-  whole.append(text, input);
-  return whole;
+function asked(label, type, name, autocomplete) {
+  return field(label, make("input", "", { type, name, autocomplete, required: true }));
 }
 
 async function ask() {
-  const form = document.createElement("form");
-  const why = document.createElement("p");
-  why.textContent = "Your sign-in has ended. Sign in again to go on; what you have typed stays.";
-  const wrong = document.createElement("p");
-  wrong.className = "notice notice-error";
-  wrong.setAttribute("role", "alert");
-  wrong.hidden = true;
-  const actions = document.createElement("div");
-  actions.className = "dialog-actions";
+  const wrong = make("p", "notice notice-error", { role: "alert", hidden: true });
   const cancel = button("Not now");
   const enter = button("Sign in", "button-primary", { type: "submit" });
-  actions.append(cancel, enter);
-  form.append(why, wrong, field("Email", "email", "email", "username"),
-    field("Password", "password", "password", "current-password"), actions);
+  const form = make("form", "", {},
+    make("p", "", {}, "Your sign-in has ended. Sign in again to go on; what you have typed stays."), wrong,
+    asked("Email", "email", "email", "username"),
+    asked("Password", "password", "password", "current-password"),
+    make("div", "dialog-actions", {}, cancel, enter));
   const { dialog, closed } = openDialog("Sign in again", form);
   cancel.addEventListener("click", () => dialog.close("no"));
   form.addEventListener("submit", async (event) => {

@@ -2,6 +2,7 @@
 
 import { api, Problem } from "./api.js";
 import { button, confirmDialog, copy, openDialog, toast } from "./dialog.js";
+import { asProblem, clear, refuse } from "./forms.js";
 
 const PLACEHOLDER = "msk_...";
 // A refusal is told to nobody, so that this page asks for itself.
@@ -14,40 +15,6 @@ function offer(root = document) {
   }
 }
 
-// -- errors at the field ----------------------------------------------------------------------------
-
-function clear(form) {
-  for (const error of form.querySelectorAll("[data-error], [data-error-whole]")) error.hidden = true;
-  for (const control of form.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
-}
-
-// Says each error beside its field, the others in `whole`; puts the focus on the first.
-function refuse(form, whole, problem) {
-  const rest = [];
-  const errors = problem.errors?.length ? problem.errors : [{ reason: problem.message }];
-  let first = null;
-  for (const { field, reason } of errors) {
-    const name = (field ?? "").split(".").pop().replace(/\[.*/, "");
-    const shown = name && form.querySelector(`[data-error="${CSS.escape(name)}"]`);
-    if (!shown) {
-      rest.push([field, reason].filter(Boolean).join(": "));
-      continue;
-    }
-    shown.textContent = reason;
-    shown.hidden = false;
-    const control = form.querySelector(`[name="${CSS.escape(name)}"]`);
-    control.setAttribute("aria-invalid", "true");
-    first ??= control;
-  }
-  whole.hidden = !rest.length;
-  whole.textContent = rest.join("; ");
-  (first ?? form.querySelector("input")).focus();
-}
-
-function asProblem(error) {
-  return error instanceof Problem ? error : new Problem(0, { detail: String(error) });
-}
-
 function wanted(form) {
   const key = { name: form.elements.name.value.trim() };
   const days = form.elements.expires_in_days.value;
@@ -58,12 +25,10 @@ function wanted(form) {
 // -- a key for the client ---------------------------------------------------------------------------
 
 async function makeKey(form) {
-  const whole = document.getElementById("make-key-error");
   clear(form);
-  whole.hidden = true;
   const key = wanted(form);
   if (!key.name) {
-    refuse(form, whole, new Problem(0, { errors: [{ field: "name", reason: "give it a name by which you know it again" }] }));
+    refuse(form, new Problem(0, { errors: [{ field: "name", reason: "give it a name by which you know it again" }] }));
     return;
   }
   const { agent, protocol, team, repository } = form.dataset;
@@ -76,7 +41,7 @@ async function makeKey(form) {
     show(made);
     form.reset();
   } catch (error) {
-    refuse(form, whole, asProblem(error));
+    refuse(form, asProblem(error));
   } finally {
     submit.disabled = false;
   }
@@ -109,7 +74,6 @@ function show(made) {
 
 async function makeOther() {
   const form = document.getElementById("other-key-form").content.cloneNode(true).querySelector("form");
-  const whole = form.querySelector("[data-error-whole]");
   const { dialog, closed } = openDialog("Make a key", form);
   form.querySelector("[data-cancel]").addEventListener("click", () => dialog.close());
   form.addEventListener("submit", async (event) => {
@@ -121,7 +85,7 @@ async function makeOther() {
     if (!key.name) errors.push({ field: "name", reason: "give it a name by which you know it again" });
     if (!scopes.length) errors.push({ field: "scopes", reason: "choose at least one" });
     if (errors.length) {
-      refuse(form, whole, new Problem(0, { errors }));
+      refuse(form, new Problem(0, { errors }));
       return;
     }
     const submit = form.querySelector("[type=submit]");
@@ -132,7 +96,7 @@ async function makeOther() {
       form.replaceWith(once);
       once.querySelector("button").focus();
     } catch (error) {
-      refuse(form, whole, asProblem(error));
+      refuse(form, asProblem(error));
     } finally {
       submit.disabled = false;
     }

@@ -2,34 +2,7 @@
 
 import { api, Problem } from "./api.js";
 import { confirmDialog, toast } from "./dialog.js";
-
-function clear(form) {
-  for (const error of form.querySelectorAll("[data-error], [data-error-whole]")) error.hidden = true;
-  for (const control of form.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
-  form.querySelector(".saved").textContent = "";
-}
-
-// Each error at its field, the others below; the focus goes to the first.
-function refuse(form, problem) {
-  const errors = problem.errors?.length ? problem.errors : [{ reason: problem.message }];
-  const rest = [];
-  let first = null;
-  for (const { field, reason } of errors) {
-    const shown = field && form.querySelector(`[data-error="${CSS.escape(field)}"]`);
-    if (!shown) {
-      rest.push([field, reason].filter(Boolean).join(": "));
-      continue;
-    }
-    shown.textContent = reason;
-    shown.hidden = false;
-    form.elements[field].setAttribute("aria-invalid", "true");
-    first ??= form.elements[field];
-  }
-  const whole = form.querySelector("[data-error-whole]");
-  whole.textContent = rest.join("; ");
-  whole.hidden = !rest.length;
-  (first ?? form.querySelector("[type=submit]")).focus();
-}
+import { asProblem, clear, refuse } from "./forms.js";
 
 // Does it with the button locked; answers whether it was done.
 async function submit(form, act) {
@@ -40,7 +13,7 @@ async function submit(form, act) {
   try {
     await act();
   } catch (error) {
-    problem = error instanceof Problem ? error : new Problem(0, { detail: String(error) });
+    problem = asProblem(error);
   }
   pressed.disabled = false;
   form.removeAttribute("aria-busy");
@@ -65,6 +38,7 @@ function changesOf(form) {
 
 async function savePrivacy(form) {
   clear(form);
+  form.querySelector(".saved").textContent = "";
   const hours = form.elements.raw_hours;
   if (!/^\d+$/.test(hours.value) || Number(hours.value) > 168) {
     refuse(form, new Problem(0, { errors: [{ field: "raw_hours", reason: "give a whole number from 0 to 168" }] }));
@@ -95,6 +69,7 @@ function confirmLess(hours) {
 
 async function changePassword(form) {
   clear(form);
+  form.querySelector(".saved").textContent = "";
   const missing = ["current", "new"].filter((name) => !form.elements[name].value);
   if (missing.length) {
     refuse(form, new Problem(0, { errors: missing.map((field) => ({ field, reason: "is required" })) }));

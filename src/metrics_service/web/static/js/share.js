@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { button, confirmDialog, copy, openDialog, toast } from "./dialog.js";
-import { field, make, select } from "./editor/elements.js";
+import { field, make, select } from "./elements.js";
 
 const DAYS = { 1: "1 day", 7: "7 days", 30: "30 days", 90: "90 days", 365: "1 year" };
 const DAY_MS = 24 * 3600 * 1000;

@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { button, openDialog } from "./dialog.js";
-import { field, make } from "./editor/elements.js";
+import { field, make } from "./elements.js";
 
 const dashboard = JSON.parse(document.getElementById("dashboard").textContent);
 

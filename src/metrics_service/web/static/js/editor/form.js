@@ -1,7 +1,7 @@
 // The form of one widget, and that of the dashboard itself: each change holds at once.
 
 import { button } from "../dialog.js";
-import { field, iconButton, make, select } from "./elements.js";
+import { field, iconButton, make, select } from "../elements.js";
 import { upper } from "./widgets.js";
 
 const LASTS = [["24h", "Latest 24 hours"], ["7d", "Latest 7 days"], ["14d", "Latest 14 days"], ["30d", "Latest 30 days"],

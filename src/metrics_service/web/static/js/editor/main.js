@@ -3,7 +3,7 @@
 import { Problem } from "../api.js";
 import { button, confirmDialog, toast } from "../dialog.js";
 import { Draft } from "./draft.js";
-import { field, icon, iconButton, make } from "./elements.js";
+import { field, icon, iconButton, make } from "../elements.js";
 import { dashboardForm, plainly, widgetForm } from "./form.js";
 import { History } from "./history.js";
 import { freePlace, inWords, settled } from "./layout.js";

@@ -2,7 +2,7 @@
 
 import { api } from "../api.js";
 import { button, openDialog } from "../dialog.js";
-import { field, make, select } from "./elements.js";
+import { field, make, select } from "../elements.js";
 import { collisions, documentOf, isSame, merged } from "./merge.js";
 
 const ROUTE = "/api/v1/dashboards";

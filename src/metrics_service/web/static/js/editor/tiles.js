@@ -1,6 +1,6 @@
 // The tiles on their grid: moved and resized with a pointer, a finger or the arrow keys.
 
-import { iconButton, make } from "./elements.js";
+import { iconButton, make } from "../elements.js";
 import { inOrder, inWords, moved, resized, stepped } from "./layout.js";
 
 // As the stylesheet has them, in pixels.
