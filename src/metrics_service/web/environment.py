@@ -35,6 +35,11 @@ def named(text: object, longest: int = LONGEST_NAME) -> Markup:
     return Markup('<bdi title="{}">{}…</bdi>').format(shown, shown[:longest])
 
 
+def person(user: Any) -> str:
+    """What to call a user of whom something is known, if only an id."""
+    return user.name or user.email or f"person {str(user.id)[:8]}"
+
+
 @pass_context
 def moment(context: Context, value: datetime | None, style: str = "full") -> Markup:
     """A time on the viewer's clock; scripts say beside it how long ago that is."""
@@ -99,6 +104,7 @@ def _environment() -> Environment:
         money=money,
         size=size,
         name=named,
+        person=person,
         words=words,
         json_block=json_block,
         capitalize_first=capitalize_first,

@@ -111,6 +111,11 @@ class Asked(msgspec.Struct, frozen=True):
     def address(self, **changes: str | None) -> str:
         return self.about.period.address(PATH, **{**self.kept, **changes})
 
+    def sorted_by(self, column: str) -> str:
+        """Downwards first, and upwards the second time."""
+        down = f"-{column}"
+        return self.address(sort=column if self.query.sort == down else down)
+
 
 @get(PATH, opt=requires("read"))
 async def get_people(request: AnyRequest, caller: NamedDependency[Caller]) -> Response[bytes]:

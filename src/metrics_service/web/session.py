@@ -25,7 +25,6 @@ from metrics_service.sessions.schemas import SessionQuery, SessionView
 from metrics_service.sessions.strip import fetch_strip
 from metrics_service.web.page import REFRESH, page_of, remembered, render
 from metrics_service.web.query import page_query
-from metrics_service.web.sessions import name_of
 from metrics_service.web.strip import draw
 from metrics_service.web.timeline import (
     TOGGLES,
@@ -121,7 +120,6 @@ async def _values(
         "known_rows": view.tool_call_count + view.model_call_count + view.prompt_count,
         "latest_href": asked.at(max(latest - BEFORE_LATEST, view.started_at)),
         "state": spelt(view.updated_at),
-        "name_of": name_of,
         "cache_share": view.cache_read_tokens / view.input_tokens if view.input_tokens else None,
     }
 

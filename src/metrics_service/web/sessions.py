@@ -21,7 +21,7 @@ from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.hidden_people import check_question, shown
 from metrics_service.sessions.choices import Choice, fetch_choices, with_chosen
 from metrics_service.sessions.repository import fetch_sessions, has_sessions, session_view
-from metrics_service.sessions.schemas import SessionQuery, SessionSort, SessionView
+from metrics_service.sessions.schemas import SessionQuery, SessionSort
 from metrics_service.web.choices import Option, option
 from metrics_service.web.page import page_of, remembered, render
 from metrics_service.web.query import page_query
@@ -196,7 +196,6 @@ async def _values(caller: Caller, asked: Asked) -> Mapping[str, Any]:
         "chips": _chips(asked, person),
         "has_any": has_any,
         "next_href": next_href,
-        "name_of": name_of,
     }
 
 
@@ -231,10 +230,3 @@ def _in_words(name: str, value: Any, person: str | None) -> str:
     if name == "has_errors":
         return "only sessions with" if value else "only sessions without"
     return agent_name(value) if name == "agent" else str(value)
-
-
-def name_of(view: SessionView) -> str | None:
-    """What to call the person of a session."""
-    if view.user is None:
-        return None
-    return view.user.name or view.user.email or f"person {str(view.user.id)[:8]}"

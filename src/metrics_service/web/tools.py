@@ -73,7 +73,6 @@ class Heading(msgspec.Struct, frozen=True):
 
     label: str
     address: str
-    sorted: Literal["ascending", "descending"] | None
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,9 +184,6 @@ def _heading(about: About, query: ToolsQuery, name: str) -> Heading:
     """Names ascend at first, figures descend; another press turns that round."""
     usual = name if name == "tool_name" else f"-{name}"
     other = f"-{name}" if usual == name else name
-    state: Literal["ascending", "descending"] | None = None
-    if query.sort.removeprefix("-") == name:
-        state = "descending" if query.sort.startswith("-") else "ascending"
     sort = other if query.sort == usual else usual
     address = about.address(PATH, **{**query.kept, "sort": sort})
-    return Heading(COLUMNS[name], address, state)
+    return Heading(COLUMNS[name], address)
