@@ -58,9 +58,9 @@ from metrics_service.tool_metrics.controller import ToolMetricController
 from metrics_service.users.controller import OwnSignInController
 from metrics_service.web.answers import Answers
 from metrics_service.web.assets import Assets
-from metrics_service.web.live import live
+from metrics_service.web.live.controller import live
+from metrics_service.web.live.streams import Hub
 from metrics_service.web.routes import WEB
-from metrics_service.web.streams import Hub
 from metrics_service.web.vega import VegaBundle
 
 ROUTES: list[ControllerRouterHandler] = [

@@ -29,9 +29,9 @@ from metrics_service.tenants.changed import (
     payloads_of,
     read_payload,
 )
-from metrics_service.web import streams as streams_module
-from metrics_service.web.ending import told_to_end
-from metrics_service.web.streams import Hub, Stream
+from metrics_service.web.live import streams as streams_module
+from metrics_service.web.live.ending import told_to_end
+from metrics_service.web.live.streams import Hub, Stream
 
 A, B = UUID(int=1), UUID(int=2)
 SOON_S = 0.05

@@ -6,21 +6,21 @@ from litestar import Router
 from litestar.types import ControllerRouterHandler
 
 from metrics_service.web.admission import admit
-from metrics_service.web.dashboard import get_dashboard_page
-from metrics_service.web.dashboard_edit import get_dashboard_editor, post_preview
-from metrics_service.web.dashboard_versions import get_version_page, get_versions
-from metrics_service.web.dashboards import get_dashboards, get_new_dashboard
+from metrics_service.web.dashboards.dashboard import get_dashboard_page
+from metrics_service.web.dashboards.editor import get_dashboard_editor, post_preview
+from metrics_service.web.dashboards.listing import get_dashboards, get_new_dashboard
+from metrics_service.web.dashboards.shared import SHARED
+from metrics_service.web.dashboards.versions import get_version_page, get_versions
 from metrics_service.web.models import get_models
 from metrics_service.web.overview import get_overview
-from metrics_service.web.people import get_people
-from metrics_service.web.session import get_session_page
-from metrics_service.web.sessions import get_sessions
+from metrics_service.web.people.page import get_people
+from metrics_service.web.sessions.listing import get_sessions
+from metrics_service.web.sessions.session import get_session_page
+from metrics_service.web.sessions.timeline import get_timeline
 from metrics_service.web.set_up import get_set_up
 from metrics_service.web.settings import get_settings
-from metrics_service.web.shared import SHARED
 from metrics_service.web.sign_in import SIGNING_IN
 from metrics_service.web.static_files import get_static
-from metrics_service.web.timeline import get_timeline
 from metrics_service.web.tools import get_tools
 
 PAGES = Router(

@@ -26,12 +26,12 @@ from metrics_service.db.models import DashboardConfig, DashboardVersion
 from metrics_service.db.tenancy import hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.web.about import About, FilterQuery
-from metrics_service.web.board import read_board
-from metrics_service.web.dashboard import DEFAULT_LAST, LONGEST_TITLE, may_of
-from metrics_service.web.dashboards import looking
+from metrics_service.web.dashboards.board import read_board
+from metrics_service.web.dashboards.dashboard import DEFAULT_LAST, LONGEST_TITLE, may_of
+from metrics_service.web.dashboards.listing import looking
+from metrics_service.web.dashboards.version_words import Change, in_words
 from metrics_service.web.page import page
 from metrics_service.web.query import page_query
-from metrics_service.web.version_words import Change, in_words
 from metrics_service.web.viewer import Viewer
 
 PAGE_SIZE = 50

@@ -25,8 +25,8 @@ from metrics_service.sessions.schemas import SessionQuery, SessionView
 from metrics_service.sessions.strip import fetch_strip
 from metrics_service.web.page import REFRESH, page_of, remembered, render
 from metrics_service.web.query import page_query
-from metrics_service.web.strip import draw
-from metrics_service.web.timeline import (
+from metrics_service.web.sessions.strip import draw
+from metrics_service.web.sessions.timeline import (
     TOGGLES,
     Asked,
     Rows,

@@ -24,16 +24,16 @@ from metrics_service.rollups.measures import MEASURES
 from metrics_service.rollups.ranges import TIMES
 from metrics_service.rollups.sources import SOURCES
 from metrics_service.web.about import About, FilterQuery
-from metrics_service.web.board import read_board
 from metrics_service.web.choices import fetch_choices
-from metrics_service.web.dashboard import (
+from metrics_service.web.dashboards.board import read_board
+from metrics_service.web.dashboards.dashboard import (
     DEFAULT_LAST,
     LONGEST_TITLE,
     board_html,
     may_of,
     people_to_share_with,
 )
-from metrics_service.web.dashboards import looking
+from metrics_service.web.dashboards.listing import looking
 from metrics_service.web.page import page
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import Viewer

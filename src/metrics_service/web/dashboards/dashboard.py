@@ -20,9 +20,9 @@ from metrics_service.db.tenancy import hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.users.repository import list_users
 from metrics_service.web.about import About, FilterQuery
-from metrics_service.web.board import read_board
 from metrics_service.web.choices import fetch_choices
-from metrics_service.web.dashboards import SEEN_BY, looking
+from metrics_service.web.dashboards.board import read_board
+from metrics_service.web.dashboards.listing import SEEN_BY, looking
 from metrics_service.web.page import page, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import ChosenPeriod, Last, Viewer

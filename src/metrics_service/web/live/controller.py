@@ -20,7 +20,7 @@ from metrics_service.http.headers import adding
 from metrics_service.http.problems import send_problem
 from metrics_service.tenants.authenticate import Principal
 from metrics_service.tenants.sign_ins import KIND as PERSON
-from metrics_service.web.streams import Hub
+from metrics_service.web.live.streams import Hub
 
 # Spread, so that the browsers of a server that ended do not all come to the next one at once.
 RETRY_MS = (5_000, 10_000)

@@ -15,8 +15,8 @@ from metrics_service.dashboards.shared_data_controller import without_people
 from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.web.about import About
+from metrics_service.web.dashboards.grid import Spot, bands_of, places_of
 from metrics_service.web.figures import Figure, figure_of
-from metrics_service.web.grid import Spot, bands_of, places_of
 
 Label = Callable[[UUID], str]
 

@@ -12,13 +12,13 @@ from metrics_service.db.tenancy import hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.links import PREFIX, no_link
 from metrics_service.web.about import About
-from metrics_service.web.board import read_board
-from metrics_service.web.dashboard import (
+from metrics_service.web.dashboards.board import read_board
+from metrics_service.web.dashboards.dashboard import (
     DEFAULT_LAST,
     LONGEST_TITLE,
     image_query,
 )
-from metrics_service.web.dashboards import looking
+from metrics_service.web.dashboards.listing import looking
 from metrics_service.web.page import page, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import PeriodQuery, Viewer, choose_period

@@ -21,7 +21,7 @@ from litestar.types import Receive, Send
 from metrics_service.errors import MetricsServiceError, TenantSuspendedError, UnavailableError
 from metrics_service.tenants.authenticate import Principal
 from metrics_service.tenants.changed import Changed
-from metrics_service.web.ending import told_to_end
+from metrics_service.web.live.ending import told_to_end
 
 APART_S = 1.0
 """Between two messages to a stream."""

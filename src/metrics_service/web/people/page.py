@@ -25,16 +25,16 @@ from metrics_service.web.about import About, FilterQuery, question
 from metrics_service.web.choices import fetch_choices
 from metrics_service.web.figures import figure_of
 from metrics_service.web.page import page_of, remembered, render
-from metrics_service.web.people_lines import (
+from metrics_service.web.people.lines import (
     DIMENSIONS,
     Asking,
     By,
     Line,
     read_lines,
 )
+from metrics_service.web.people.who_is_who import Unknown, read_unknown
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import Viewer
-from metrics_service.web.who_is_who import Unknown, read_unknown
 
 PATH = "/people"
 UNKNOWN = "unknown"
