@@ -76,7 +76,7 @@ async def get_dashboard_editor(
             "user": caller.principal.id,
             "may_publish": may.publish,
             "catalogue": catalogue(),
-            "choices": choices,
+            "choices": choices.known,
             "people": people,
         },
     }
