@@ -856,7 +856,7 @@ async def test_at_no_path_of_ours_nobody_is_asked_who_he_is(client, tenant_once,
 
 
 async def test_who_only_looks_is_told_of_no_exports(client, tenant_once):
-    for path in ("/", "/logs", "/nothing"):
+    for path in ("/logs", "/nothing"):
         response = await client.get(path, headers=tenant_once.headers)
         assert check_problem(response, 404)["detail"] == "there is no such address"
 

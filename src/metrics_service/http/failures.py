@@ -17,7 +17,7 @@ from metrics_service.errors import (
     MetricsServiceError,
     NotFoundError,
 )
-from metrics_service.http.otlp_errors import is_lost, right_path
+from metrics_service.http.otlp_errors import is_lost, right_path, speaks_otlp
 from metrics_service.http.problems import refusal_of
 
 
@@ -32,11 +32,13 @@ def _answer(request: Request[Any, Any, Any], error: MetricsServiceError) -> Resp
 
 
 def _of_framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    if isinstance(error, MethodNotAllowedException):
+    # A page stands at some of the paths that exporters are wrongly pointed at, `/` above all.
+    is_export = is_lost(request.scope) and speaks_otlp(request.scope)
+    if isinstance(error, MethodNotAllowedException) and not is_export:
         answer = _answer(request, MethodNotAllowedError("this method is not served here"))
         answer.headers.update(error.headers or {})
         return answer
-    if error.status_code == 404:
+    if error.status_code in {404, 405}:
         return _answer(request, _not_found(request.scope))
     if error.status_code < 500:
         return _answer(request, MalformedRequestError("the request cannot be understood"))
