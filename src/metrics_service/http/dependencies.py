@@ -100,6 +100,10 @@ class Caller(msgspec.Struct, frozen=True):
         """The door for hot SQL, READ ONLY."""
         return tenant_connection(self.database.engine, self.context(read_only=True))
 
+    def looking(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """The door for the ORM, READ ONLY, for a short look at what is not telemetry."""
+        return tenant_session(self.database.engine, self.context(read_only=True))
+
     @asynccontextmanager
     async def summarising(self) -> AsyncIterator[ContextConnection]:
         """As `reading`, for what may take as long as a statement may.

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from metrics_service.dashboards.pictures.agents import agent_name
 from metrics_service.dashboards.pictures.figures import change, figure, words
 from metrics_service.dashboards.pictures.lettering import clean
+from metrics_service.web.viewer import LASTS
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_NAME = 120
@@ -109,7 +110,7 @@ def _environment() -> Environment:
         json_block=json_block,
         capitalize_first=capitalize_first,
     )
-    made.globals.update(change=change, escape=escape)
+    made.globals.update(change=change, LASTS=LASTS)
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import msgspec
 from litestar import Response
@@ -52,51 +52,41 @@ def render(request: AnyRequest, template: str, values: Mapping[str, Any]) -> str
     )
 
 
+class Framing(TypedDict, total=False):
+    """What stands around the main part of a page."""
+
+    title: Required[str]
+    styles: Sequence[str]
+    scripts: Sequence[str]
+    """Files of the page's own."""
+    refresh_s: int | None
+    """How often it may be brought up to date."""
+    session_id: object
+    """The one session that it is about."""
+
+
 def page(
     request: AnyRequest,
     template: str,
     *,
-    title: str,
     values: Mapping[str, Any],
     caller: Caller | None = None,
-    styles: Sequence[str] = (),
-    scripts: Sequence[str] = (),
-    refresh_s: int | None = None,
-    session_id: object = None,
     status: int = 200,
+    **framing: Unpack[Framing],
 ) -> Response[bytes]:
-    """Render a page; what it is called with is what `page_of` takes."""
     main = render(request, template, {"caller": caller, **values})
-    return page_of(
-        request,
-        main,
-        title=title,
-        caller=caller,
-        styles=styles,
-        scripts=scripts,
-        refresh_s=refresh_s,
-        session_id=session_id,
-        status=status,
-    )
+    return page_of(request, main, caller=caller, status=status, **framing)
 
 
 def page_of(
     request: AnyRequest,
     main: str,
     *,
-    title: str,
     caller: Caller | None = None,
-    styles: Sequence[str] = (),
-    scripts: Sequence[str] = (),
-    refresh_s: int | None = None,
-    session_id: object = None,
     status: int = 200,
+    **framing: Unpack[Framing],
 ) -> Response[bytes]:
-    """Put a frame around what was rendered, unless an open page asks for that alone.
-
-    `styles` and `scripts` are files of the page's own; `refresh_s` how often it may be brought up to
-    date, `session_id` the one session that it is about.
-    """
+    """Put a frame around what was rendered, unless an open page asks for that alone."""
     if request.headers.get(REFRESH) == "main":
         return _answer(request, main, status)
     # While the page is looked at: charts are drawn after everything else.
@@ -105,17 +95,13 @@ def page_of(
     tenant: ServedTenant | None = request.scope["state"].get("tenant")
     whole = ENVIRONMENT.get_template("layout.html").render(
         viewer=Viewer.of(request),
-        title=title,
         main=Markup(main),  # noqa: S704  # rendered by our own templates, which escape
         caller=caller,
         tenant=tenant,
         menu=MENU,
         path=request.scope["path"],
         static=f"/static/{assets.version}",
-        styles=styles,
-        scripts=scripts,
-        refresh_s=refresh_s,
-        session_id=session_id,
+        **{"styles": (), "scripts": (), "refresh_s": None, "session_id": None, **framing},
     )
     return _answer(request, whole, status)
 

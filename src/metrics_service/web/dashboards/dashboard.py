@@ -22,7 +22,7 @@ from metrics_service.users.repository import list_users
 from metrics_service.web.about import About, FilterQuery
 from metrics_service.web.choices import fetch_choices
 from metrics_service.web.dashboards.board import read_board
-from metrics_service.web.dashboards.listing import SEEN_BY, looking
+from metrics_service.web.dashboards.listing import SEEN_BY
 from metrics_service.web.page import page, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import ChosenPeriod, Last, Viewer
@@ -70,7 +70,7 @@ async def get_dashboard_page(
     query = page_query(request, FilterQuery)
     about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
     sees_people = await caller.sees_people()
-    async with looking(caller) as tx:
+    async with caller.looking() as tx:
         gallery = Gallery(tx, caller.principal)
         row = await get_dashboard(gallery, dashboard_id)
         view, may = await gallery.view(row), await may_of(gallery, row)

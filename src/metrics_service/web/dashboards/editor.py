@@ -33,7 +33,6 @@ from metrics_service.web.dashboards.dashboard import (
     may_of,
     people_to_share_with,
 )
-from metrics_service.web.dashboards.listing import looking
 from metrics_service.web.page import page
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import Viewer
@@ -56,7 +55,7 @@ async def get_dashboard_editor(
     query = page_query(request, FilterQuery)
     about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
     sees_people = await caller.sees_people()
-    async with looking(caller) as tx:
+    async with caller.looking() as tx:
         gallery = Gallery(tx, caller.principal)
         row = await get_dashboard(gallery, dashboard_id)
         view, may = await gallery.view(row), await may_of(gallery, row)

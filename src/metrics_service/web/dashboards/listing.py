@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
@@ -10,12 +9,10 @@ import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 from msgspec import Meta
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import DashboardQuery, DashboardView
 from metrics_service.dashboards.templates import TEMPLATES
-from metrics_service.db.tenancy import tenant_session
 from metrics_service.fields import ShortText
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.tenants.authenticate import Principal
@@ -32,11 +29,6 @@ SEEN_BY = {
     "team": "its owner's team",
     "tenant": "everybody",
 }
-
-
-def looking(caller: Caller) -> AbstractAsyncContextManager[AsyncSession]:
-    """A short look at what is not telemetry; what takes longer is read when this is over."""
-    return tenant_session(caller.database.engine, caller.context(read_only=True))
 
 
 class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,7 +62,7 @@ async def get_dashboards(request: AnyRequest, caller: NamedDependency[Caller]) -
     """List the dashboards one may see, the latest changed first."""
     query = page_query(request, ListQuery)
     sees_people = await caller.sees_people()
-    async with looking(caller) as tx:
+    async with caller.looking() as tx:
         gallery = Gallery(tx, caller.principal)
         rows = await gallery.fetch(
             _asked(query, caller.principal),

@@ -18,7 +18,6 @@ from metrics_service.web.dashboards.dashboard import (
     LONGEST_TITLE,
     image_query,
 )
-from metrics_service.web.dashboards.listing import looking
 from metrics_service.web.page import page, remembered, render
 from metrics_service.web.query import page_query
 from metrics_service.web.viewer import PeriodQuery, Viewer, choose_period
@@ -35,7 +34,7 @@ async def get_shared_page(
     query = page_query(request, PeriodQuery)
     about = About(choose_period(query, Viewer.of(request), default=DEFAULT_LAST), {})
     links, share_id = caller.database.links, caller.principal.id
-    async with looking(caller) as tx:
+    async with caller.looking() as tx:
         row = await open_link(tx, caller.principal)
 
     async def make() -> str:

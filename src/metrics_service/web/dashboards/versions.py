@@ -28,7 +28,6 @@ from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.web.about import About, FilterQuery
 from metrics_service.web.dashboards.board import read_board
 from metrics_service.web.dashboards.dashboard import DEFAULT_LAST, LONGEST_TITLE, may_of
-from metrics_service.web.dashboards.listing import looking
 from metrics_service.web.dashboards.version_words import Change, in_words
 from metrics_service.web.page import page
 from metrics_service.web.query import page_query
@@ -58,7 +57,7 @@ async def get_versions(
     """List the versions, newest first; with `from` what changed since that one."""
     query = page_query(request, VersionsQuery)
     sees_people = await caller.sees_people()
-    async with looking(caller) as tx:
+    async with caller.looking() as tx:
         gallery = Gallery(tx, caller.principal)
         row = await get_dashboard(gallery, dashboard_id)
         may = await may_of(gallery, row)

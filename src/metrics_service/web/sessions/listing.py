@@ -95,10 +95,6 @@ class Asked(msgspec.Struct, frozen=True):
             given["sort"] = self.query.sort
         return given
 
-    @property
-    def first_href(self) -> str:
-        return self.address()
-
     def address(self, **changes: str | None) -> str:
         """This list with other parameters, from its first page on; None leaves one out."""
         changed = {**self.period.parameters, **self.kept, **changes}
@@ -113,10 +109,6 @@ class Asked(msgspec.Struct, frozen=True):
         """The list sorted by a column: downwards first, and upwards the second time."""
         wanted = column if self.query.sort == f"-{column}" else f"-{column}"
         return self.address(sort=None if wanted == "-started_at" else wanted)
-
-    @property
-    def cleared(self) -> str:
-        return f"{PATH}?{urlencode(self.period.parameters)}"
 
 
 def _spelt(value: object) -> str:
