@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from rolled import check_rollups
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,8 +30,8 @@ from metrics_service.tenants.registry import find_tenant, list_tenants
 NOW = datetime(2026, 3, 12, 15, 30, tzinfo=UTC)
 TEST_SLUGS = ["fortium-test", "larkspur-test", "cindermoor-test"]
 TABLES = (
-    "users", "metrics_sessions", "session_tags", "tool_metrics", "model_calls",
-    "dashboard_configs", "dashboard_versions",
+    "users", "metrics_sessions", "session_tags", "tool_metrics", "model_calls", "session_events",
+    "counter_deltas", "dashboard_configs", "dashboard_versions",
 )  # fmt: skip
 
 
@@ -97,6 +98,23 @@ async def test_development_has_three_tenants_with_a_month_behind_them(database):
         assert len(steps) > 20
         assert steps[-1] == (30, 30)
         assert steps == sorted(steps)
+    for tenant in report.tenants:
+        shapes = await database.fetch(
+            tenant.slug,
+            """
+            SELECT count(*) FILTER (WHERE ended_at IS NULL AND last_event_at > $1) AS going_on,
+                   count(*) FILTER (WHERE is_subagent) AS subagents,
+                   count(*) FILTER (WHERE is_subagent AND NOT EXISTS (
+                       SELECT FROM metrics_sessions p WHERE p.id = s.parent_session_id
+                           AND p.started_at <= s.started_at AND p.user_id = s.user_id
+                   )) AS orphans
+            FROM metrics_sessions s
+            """,
+            NOW - timedelta(minutes=5),
+        )
+        assert shapes[0]["going_on"] == 1
+        assert shapes[0]["subagents"] > 0
+        assert shapes[0]["orphans"] == 0
     plans = [(await database.tenant(t.slug)).subscription_plan for t in report.tenants]
     assert plans == ["basic", "pro", "enterprise"]
 
@@ -124,20 +142,72 @@ async def test_session_totals_are_what_a_recount_gives(database):
             """
             SELECT s.id FROM metrics_sessions s,
             LATERAL (SELECT count(*) AS calls,
-                            count(*) FILTER (WHERE status IN ('error', 'timeout')) AS errors
+                            count(*) FILTER (WHERE status IN ('error', 'timeout')) AS errors,
+                            coalesce(sum(lines_added), 0) AS added,
+                            coalesce(sum(lines_removed), 0) AS removed,
+                            count(git_commit_id) AS commits
                      FROM tool_metrics WHERE session_id = s.id) t,
+            LATERAL (SELECT count(*) FILTER (WHERE kind = 'prompt') AS prompts,
+                            count(*) FILTER (WHERE kind = 'turn') AS turns,
+                            count(*) FILTER (WHERE kind = 'compaction') AS compactions
+                     FROM session_events WHERE session_id = s.id) e,
             LATERAL (SELECT count(*) AS calls, sum(input_tokens) AS input,
                             sum(output_tokens) AS output,
                             coalesce(sum(cost_usd_micros), 0) AS cost
                      FROM model_calls WHERE session_id = s.id) m
             WHERE (s.tool_call_count, s.tool_error_count, s.model_call_count, s.input_tokens,
-                   s.output_tokens, s.cost_usd_micros)
-                  <> (t.calls, t.errors, m.calls, m.input, m.output, m.cost)
+                   s.output_tokens, s.cost_usd_micros, s.lines_added, s.lines_removed, s.commits,
+                   s.prompt_count, s.turn_count, s.compactions)
+                  IS DISTINCT FROM
+                  (t.calls, t.errors, m.calls, m.input, m.output, m.cost, t.added, t.removed,
+                   t.commits, e.prompts, e.turns, e.compactions)
                OR s.user_id IS NULL OR s.last_event_at < s.started_at
                OR s.last_event_at > s.ended_at
             """,
         )
         assert wrong == []
+
+
+async def test_rollups_stay_in_step_and_have_what_was_decided(database):
+    for flags in ({}, {"force": True}, {"clear": True}):
+        await database.seed(**flags)
+
+        for slug in TEST_SLUGS:
+            tenant = await database.tenant(slug)
+            async with tenant_connection(database.engine, TenantContext(tenant.id)) as connection:
+                await check_rollups(connection)
+            decided = await database.fetch(
+                slug,
+                """
+                SELECT (SELECT count(*) FROM tool_metrics WHERE decision IS NOT NULL) AS stored,
+                       sum(decision_accept + decision_modify + decision_reject) AS rolled_up
+                FROM tool_metrics_daily WHERE cube = 'agent'
+                """,
+            )
+            assert 0 < decided[0]["stored"] == decided[0]["rolled_up"]
+
+
+async def test_who_was_asked_decided_and_what_failed_says_why(database):
+    await database.seed()
+
+    for slug in TEST_SLUGS:
+        silent = await database.fetch(
+            slug,
+            """
+            SELECT id FROM tool_metrics
+            WHERE (wait_ms IS NULL) <> (decision IS NULL)
+               OR (status = 'rejected') IS DISTINCT FROM (decision IS NOT DISTINCT FROM 'reject')
+               OR (status IN ('error', 'timeout')) <> (error_message IS NOT NULL)
+            UNION ALL
+            SELECT id FROM model_calls WHERE (status = 'error') <> (error_message IS NOT NULL)
+            UNION ALL
+            SELECT id FROM metrics_sessions
+            WHERE agent_version IS NULL OR active_seconds_agent = 0 OR prompt_count = 0
+            UNION ALL
+            SELECT id FROM session_events WHERE content IS NOT NULL
+            """,
+        )
+        assert silent == []
 
 
 async def test_seeding_again_leaves_everything_alone(database):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from metrics_service.seeds.agents import AGENTS
 from metrics_service.seeds.companies import DEVELOPMENT, TEST, Company
 from metrics_service.seeds.story import cost_of
+from metrics_service.seeds.telling import Telling
 from metrics_service.seeds.work import DAYS, Work, history, is_bad_day, work_of_day
 
 NOW = datetime(2026, 3, 12, 15, 30, tzinfo=UTC)
@@ -74,6 +76,44 @@ def test_everything_is_within_the_last_30_days(company, month):
         assert first <= work.session.started_at <= min(times)
         assert max(ends) <= work.until <= NOW
         assert work.session.ended_at in (None, work.until)
+
+
+@each_company
+def test_one_session_goes_on(company, month):
+    last = [work for work in month[company.slug] if NOW - work.until < timedelta(minutes=3)]
+
+    assert any(work.session.ended_at is None for work in last)
+
+
+@each_company
+def test_subagents_work_within_the_call_that_they_are(company, month):
+    with_subagents = [work for work in month[company.slug] if work.subagents]
+
+    assert with_subagents
+    for work in with_subagents:
+        calls = [one for one in work.tool_metrics if one.tool_category == "subagent"]
+        for subagent in work.subagents:
+            call = next(one for one in calls if one.started_at == subagent.session.started_at)
+            over = call.started_at + timedelta(milliseconds=call.duration_ms)
+            assert subagent.parent == work.session.external_id
+            assert subagent.tool_metrics and subagent.model_calls
+            assert subagent.session.ended_at == subagent.until == over
+
+
+def test_what_is_told_of_a_session_is_the_same_every_time_and_within_it(month):
+    tenant_id = UUID(int=1)
+    for work in month[DEVELOPMENT[0].slug]:
+        telling, again = Telling(tenant_id), Telling(tenant_id)
+        telling.tell(work)
+        again.tell(work)
+
+        assert msgspec.json.encode([telling.tools, telling.models]) == msgspec.json.encode(
+            [again.tools, again.models]
+        )
+        assert telling.telemetry.events == again.telemetry.events
+        assert telling.telemetry.points == again.telemetry.points
+        times = [event.record.occurred_at for event in telling.telemetry.events.values()]
+        assert work.session.started_at == min(times) <= max(times) <= work.until
 
 
 @each_company

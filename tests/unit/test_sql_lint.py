@@ -462,7 +462,10 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/ingest/write_telemetry.py": {
         "MODEL_CALLS_SOURCE.needed('t')", "contributions(MODEL_CALLS_SOURCE, 'changed')",
     },
-    "src/metrics_service/seeds/rows.py": {"key", "table"},
+    "src/metrics_service/seeds/rows.py": {
+        "TOOL_METRICS.needed('t')", "_DECIDED", "_TOLD", "_UNDECIDED", "key", "table",
+        "contributions(TOOL_METRICS, 'decided')", "contributions(TOOL_METRICS, 'undecided')",
+    },
     "src/metrics_service/seeds/seed.py": {"OWNER"},
     "src/metrics_service/session_events/repository.py": {
         "COLUMNS", "order", "where", "where.bind(limit)", "where.bind(offset)",

@@ -12,12 +12,17 @@ import msgspec
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.errors import ConflictError
 from metrics_service.ingest.people import users_by_email
+from metrics_service.ingest.prices import Prices
 from metrics_service.ingest.records import ModelCallRecord, ToolMetricRecord
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write import admit_facts, write_facts, write_sessions
-from metrics_service.rollups.ledger import Ledger
+from metrics_service.ingest.write_telemetry import TelemetryWriter
+from metrics_service.rollups.ledger import Ledger, Place
+from metrics_service.rollups.sources import TOOL_METRICS
+from metrics_service.rollups.statements import contributions
 from metrics_service.seeds.companies import Company
 from metrics_service.seeds.dashboards import BY_PLAN, Dashboard
+from metrics_service.seeds.telling import Telling
 from metrics_service.seeds.work import EXTERNAL_ID_PREFIX, Work
 from metrics_service.tenants.sign_ins import announce
 
@@ -76,6 +81,51 @@ CLEAR_BY_ID = (
 )
 
 
+_TOLD = """
+session_id uuid, started_at timestamptz, tool_name text, wait_ms double precision, decision text,
+decision_mode text, error_message text, exit_code integer, lines_added integer,
+lines_removed integer, git_commit_id text"""
+# A decision adds to rollups; so what its call was without it is taken out of them.
+_UNDECIDED = ", ".join(
+    "NULL::text AS decision" if name == "decision" else name for name in TOOL_METRICS.needs
+)
+_DECIDED = ", ".join(TOOL_METRICS.needs)
+# Each call is told of once: what says something of it already is left alone.
+TELL_OF_TOOLS = f"""
+WITH found AS MATERIALIZED (
+    -- One by one: who plans it takes nearly all calls for told of, and would compare each with each.
+    SELECT c.id, r.decision, r.decision_mode, r.error_message, r.exit_code, r.lines_added,
+           r.lines_removed, r.git_commit_id
+    FROM json_to_recordset($1::json) AS r({_TOLD}), LATERAL (
+        SELECT t.id FROM tool_metrics t
+        WHERE t.session_id = r.session_id AND t.started_at = r.started_at
+            AND t.tool_name = r.tool_name AND t.wait_ms IS NOT DISTINCT FROM r.wait_ms
+            AND num_nonnulls(t.decision, t.error_message, t.lines_added, t.git_commit_id) = 0
+        OFFSET 0
+    ) c
+), changed AS (
+    UPDATE tool_metrics t SET
+        decision = r.decision, decision_mode = r.decision_mode, error_message = r.error_message,
+        exit_code = r.exit_code, lines_added = r.lines_added, lines_removed = r.lines_removed,
+        git_commit_id = r.git_commit_id
+    FROM found r WHERE t.id = r.id
+    RETURNING {TOOL_METRICS.needed("t")}
+), decided AS (SELECT {_DECIDED} FROM changed WHERE decision IS NOT NULL),
+undecided AS (SELECT {_UNDECIDED} FROM decided)
+SELECT 1 AS sign, c.session_id, c.rows FROM ({contributions(TOOL_METRICS, "decided")}) c
+UNION ALL
+SELECT -1, c.session_id, c.rows FROM ({contributions(TOOL_METRICS, "undecided")}) c
+"""
+
+TELL_OF_MODELS = """
+UPDATE model_calls t SET error_message = r.error_message, http_status = r.http_status
+FROM json_to_recordset($1::json) AS r(
+    session_id uuid, started_at timestamptz, error_message text, http_status integer)
+WHERE t.session_id = r.session_id AND t.started_at = r.started_at AND t.status = 'error'
+    AND t.error_message IS NULL
+"""
+
+
 class Written(msgspec.Struct):
     """How many rows are new."""
 
@@ -112,12 +162,36 @@ async def add_work(
     connection: ContextConnection, tenant_id: UUID, works: Sequence[Work], written: Written
 ) -> None:
     """Store sessions and what happened in them, the way that agents' own data goes."""
+    works = [one for work in works for one in (work, *work.subagents)]
+    telling = Telling(tenant_id)
+    for work in works:
+        telling.tell(work)
     stated = await write_sessions(connection, tenant_id, [work.session for work in works])
     tool_metrics = [metric for work in works for metric in work.tool_metrics]
     model_calls = [call for work in works for call in work.model_calls]
     written.sessions += sum(stated.values())
     written.tool_metrics += await _add_facts(connection, tenant_id, tool_metrics)
     written.model_calls += await _add_facts(connection, tenant_id, model_calls)
+    await _add_told(connection, telling)
+
+
+async def _add_told(connection: ContextConnection, telling: Telling) -> None:
+    ledger = Ledger()
+    places = {one.session_id: Place(one.team, one.repository) for one in telling.tools}
+    for found in await connection.fetch(TELL_OF_TOOLS, _json(telling.tools)):
+        session_id = found["session_id"]
+        ledger.enter(
+            TOOL_METRICS,
+            session_id,
+            found["rows"],
+            sign=found["sign"],
+            place=places[session_id],
+        )
+    await ledger.write(connection)
+    await connection.execute(TELL_OF_MODELS, _json(telling.models))
+    # No model call is among it, so no price is asked for.
+    writer = TelemetryWriter(ToolNames(), Prices("none", []))
+    await writer.write(connection, telling.telemetry, owner=None)
 
 
 async def _add_facts(connection: ContextConnection, tenant_id: UUID, facts: list[FactT]) -> int:

@@ -28,6 +28,11 @@ WEEKEND_SHARE = 0.08
 # Mondays begin slowly, Fridays end early.
 WORKDAY_SHAPE = (0.92, 1.12, 1.1, 1.06, 0.8)
 UNFINISHED_SHARE = 0.012
+SUBAGENT_SESSION_SHARE = 0.35
+SUBAGENT_TOOL_CALLS = 12
+# What goes on at the moment: how long ago something happened last, and at which hours people do it.
+QUIET = timedelta(minutes=2)
+LATE_H = (11, 19)
 UNSCORED_SHARE = 0.15
 BAD_DAY_EVERY_WEEKS = 3
 
@@ -86,10 +91,18 @@ class Work(msgspec.Struct, kw_only=True):
     tool_metrics: list[ToolMetricRecord]
     model_calls: list[ModelCallRecord]
     until: datetime
+    is_attended: bool
+    subagents: list[Work] = []
+    """Sessions of agents that this one's agent set to work; none of theirs has any."""
+    parent: str | None = None
+    """The external id of the session whose agent began this one."""
 
 
 def history(company: Company, number: int, now: datetime) -> Iterator[tuple[date, list[Work]]]:
-    """The last 30 days, today's finished sessions included, day by day; nothing is after `now`."""
+    """The last 30 days, day by day: today's finished sessions, and one that goes on; none is tiny's.
+
+    Nothing is after `now`.
+    """
     now = now.astimezone(UTC)
     today = now.date()
     first = _midnight(today - timedelta(days=DAYS - 1))
@@ -98,6 +111,8 @@ def history(company: Company, number: int, now: datetime) -> Iterator[tuple[date
     for offset in range(-DAYS, 2):
         day = today + timedelta(days=offset)
         works = work_of_day(company, number, day)
+        if day == today and not company.is_tiny:
+            works.append(_under_way(company, number, now.replace(microsecond=0)))
         yield day, [w for w in works if first <= w.session.started_at and w.until <= last]
 
 
@@ -121,6 +136,24 @@ def _tiny_day(company: Company, number: int, day: date) -> list[Work]:
     # Noon in UTC, so that no session leaves its day.
     noon = _midnight(day) + timedelta(hours=12, milliseconds=rng.randrange(3_600_000))
     return [_work(rng, company, person, f"{number}-{day:%Y%m%d}", 0, noon)]
+
+
+def _under_way(company: Company, number: int, now: datetime) -> Work:
+    """A session whose last event is minutes old; another moment has another one."""
+    rng = Random(f"{number}/{company.slug}/{now.isoformat()}")
+    awake = [
+        person
+        for person in company.people
+        if not person.is_service
+        and LATE_H[0] <= (now + timedelta(hours=person.utc_offset_h)).hour < LATE_H[1]
+    ]
+    person = rng.choice(awake or [one for one in company.people if one.is_service])
+    drawn, name = rng.random(), f"{number}-{now:%Y%m%d%H%M%S}"
+    # Told twice, because only then it is known how long it is.
+    lasts = _work(Random(drawn), company, person, name, 0, now).until - now
+    work = _work(Random(drawn), company, person, name, 0, now - QUIET - lasts)
+    work.session.ended_at = work.session.productivity_score = None
+    return work
 
 
 def is_bad_day(company: Company, day: date) -> bool:
@@ -207,7 +240,45 @@ def _work(
         tool_metrics=story.tool_metrics,
         model_calls=story.model_calls,
         until=story.clock,
+        is_attended=around.is_attended,
+        subagents=[] if company.is_tiny else list(_subagents(around, session, story)),
     )
+
+
+def _subagents(around: Circumstances, session: SessionRecord, story: Story) -> Iterator[Work]:
+    """Some subagents report a session of their own, within the tool call that they are."""
+    # Drawn apart, so that what is not theirs is the same with and without them.
+    rng = Random(f"{around.external_id}/subagents")
+    tools = tuple(tool for tool in around.tools if tool.category != "subagent")
+    for place, metric in enumerate(story.tool_metrics):
+        if metric.tool_category != "subagent" or rng.random() > SUBAGENT_SESSION_SHARE:
+            continue
+        within = msgspec.structs.replace(
+            around, tools=tools, external_id=f"{around.external_id}-sub-{place}", is_attended=False
+        )
+        told = Story(rng, within, metric.started_at)
+        told.tell(SUBAGENT_TOOL_CALLS)
+        until = metric.started_at + timedelta(milliseconds=metric.duration_ms or 0)
+        tool_metrics = [one for one in told.tool_metrics if _end(one) <= until]
+        if tool_metrics:
+            yield Work(
+                session=msgspec.structs.replace(
+                    session,
+                    external_id=within.external_id,
+                    started_at=metric.started_at,
+                    ended_at=until,
+                    productivity_score=None,
+                ),
+                tool_metrics=tool_metrics,
+                model_calls=[one for one in told.model_calls if _end(one) <= until],
+                until=until,
+                is_attended=False,
+                parent=around.external_id,
+            )
+
+
+def _end(fact: ToolMetricRecord | ModelCallRecord) -> datetime:
+    return fact.started_at + timedelta(milliseconds=fact.duration_ms or 0)
 
 
 def tools_of(company: Company, agent: Agent) -> tuple[Tool, ...]:
