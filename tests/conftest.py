@@ -34,8 +34,10 @@ from metrics_service.tenants.registry import Tenant
 
 # What searches tries a hundred examples, or as `thorough` a thousand; where each of them asks the
 # database, it is the share of them that the test says.
+# None is timed: the machine may be busy.
+hypothesis_settings.register_profile("usual", deadline=None)
 hypothesis_settings.register_profile("thorough", max_examples=1000, deadline=None)
-hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 PASSWORD = "only-for-tests"
 SERVER_ROOT = "TEST_SERVER_ROOT"

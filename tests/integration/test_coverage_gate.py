@@ -163,12 +163,12 @@ HOLES = {
         "users: the tenant CHECK is missing",
     ),
     "there is no primary key": (
-        ("ALTER TABLE users DROP CONSTRAINT users_pk",),
+        ("ALTER TABLE users DROP CONSTRAINT users_pk CASCADE",),
         "users: there is no primary key",
     ),
     "a primary key is not led by the tenant": (
         (
-            "ALTER TABLE users DROP CONSTRAINT users_pk",
+            "ALTER TABLE users DROP CONSTRAINT users_pk CASCADE",
             "ALTER TABLE users ADD CONSTRAINT users_pk PRIMARY KEY (id, tenant_id)",
         ),
         "users: key users_pk is not led by tenant_id",

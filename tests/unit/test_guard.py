@@ -137,7 +137,8 @@ async def test_two_opinions_about_the_end_of_a_body_are_refused(
         ("/v1/logs", 64 * MIB),
         ("/i/token/v1/logs", 64 * MIB),
         ("/i/token/logs", MIB),
-        ("/sign-in", MIB),
+        ("/sign-in", 16 * 1024),
+        ("/elsewhere", MIB),
     ],
 )
 async def test_a_body_announced_as_too_large_is_refused_unread(path: str, limit: int) -> None:
