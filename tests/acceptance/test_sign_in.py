@@ -632,8 +632,11 @@ async def test_a_thousand_wrong_passwords_are_not_looked_at(open_app, ada, monke
         right = await post_form(client, ada)
         as_json = await post_form(client, ada, headers={**HERE, "Accept": "application/json"})
 
-    statuses = [one.status_code for one in (*first, *rest)]
-    assert (statuses.count(422), statuses.count(429)) == (5, 995)
+    statuses = [one.status_code for one in first]
+    # Those that came while others were looked at may come again.
+    assert statuses.count(422) == 5
+    assert set(statuses) <= {422, 429, 503}
+    assert {one.status_code for one in rest} == {429}
     assert len(looked_at) == 5
     assert took < 20
     assert right.status_code == 429
