@@ -478,6 +478,15 @@ async def test_a_cookie_that_is_odd_is_none(web, ada):
     assert (await web.get(ME, headers={**ada.host, "Cookie": among})).status_code == 200
 
 
+async def test_the_methods_of_a_page_are_told_to_everybody(web, ada):
+    for who in ({}, await signed_in(web, ada)):
+        for path in ("/", "/sessions", "/dashboards/preview"):
+            answer = await web.options(path, headers={**ada.host, **who})
+
+            assert answer.status_code == 204, path
+            assert "OPTIONS" in answer.headers["allow"]
+
+
 async def test_pages_send_strangers_to_the_form_and_back(web, ada):
     page = await web.get("/?last=30d", headers={**PAGE, **ada.host})
 
