@@ -42,6 +42,7 @@ from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.http.changes import Changes
 from metrics_service.http.cookies import NAME
 from metrics_service.tenants.sign_ins import begin_sign_in
+from metrics_service.web.streams import MAX_OF_A_PERSON
 
 TARGET_MIB = 100
 AT_ONCE = 50
@@ -99,7 +100,10 @@ async def _measure(
     server: Running, dsn: str, admin: str, tenants: Sequence[BenchTenant], chosen: Any
 ) -> list[tuple[str, str]]:
     engine = runtime_engine(dsn, pool_max=2)
-    cookies = {tenant.id: await _sign_in(engine, tenant.id) for tenant in tenants}
+    people = chosen.streams // len(tenants) // MAX_OF_A_PERSON + 1
+    cookies = {
+        tenant.id: [await _sign_in(engine, tenant.id) for _ in range(people)] for tenant in tenants
+    }
     await asyncio.to_thread(_send_batches, server, list(tenants), 2.0)
     worker = server.worker()
     connection = await asyncpg.connect(admin)
@@ -165,14 +169,17 @@ async def _transactions(connection: asyncpg.Connection[Any]) -> int:
 
 
 async def _open_all(
-    port: int, tenants: Sequence[BenchTenant], cookies: dict[UUID, str], count: int
+    port: int, tenants: Sequence[BenchTenant], cookies: dict[UUID, list[str]], count: int
 ) -> list[Open]:
     streams: list[Open] = []
     for start in range(0, count, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, count))
-        chosen = [tenants[number % len(tenants)] for number in numbers]
+        chosen = [divmod(number, len(tenants)) for number in numbers]
         streams += await asyncio.gather(
-            *(_open(port, tenant.host, cookies[tenant.id]) for tenant in chosen)
+            *(
+                _open(port, tenants[at].host, cookies[tenants[at].id][place // MAX_OF_A_PERSON])
+                for place, at in chosen
+            )
         )
     return streams
 

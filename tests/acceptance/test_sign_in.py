@@ -137,6 +137,8 @@ async def test_the_form_is_open_to_everybody_and_kept_by_nobody(web, tenant_once
     for name in ("email", "password", "next"):
         assert f'name="{name}"' in form
     assert "set-cookie" not in response.headers
+    (style,) = re.findall(r'rel="stylesheet" href="([^"]+)"', response.text)
+    assert (await web.get(style)).headers["content-type"] == "text/css; charset=utf-8"
 
 
 async def test_signing_in_leads_back_to_where_one_wanted_to_go(web, ada):
@@ -478,6 +480,15 @@ async def test_a_cookie_that_is_odd_is_none(web, ada):
     assert (await web.get(ME, headers={**ada.host, "Cookie": among})).status_code == 200
 
 
+async def test_the_methods_of_a_page_are_told_to_everybody(web, ada):
+    for who in ({}, await signed_in(web, ada)):
+        for path in ("/", "/sessions", "/dashboards/preview"):
+            answer = await web.options(path, headers={**ada.host, **who})
+
+            assert answer.status_code == 204, path
+            assert "OPTIONS" in answer.headers["allow"]
+
+
 async def test_pages_send_strangers_to_the_form_and_back(web, ada):
     page = await web.get("/?last=30d", headers={**PAGE, **ada.host})
 
@@ -632,8 +643,11 @@ async def test_a_thousand_wrong_passwords_are_not_looked_at(open_app, ada, monke
         right = await post_form(client, ada)
         as_json = await post_form(client, ada, headers={**HERE, "Accept": "application/json"})
 
-    statuses = [one.status_code for one in (*first, *rest)]
-    assert (statuses.count(422), statuses.count(429)) == (5, 995)
+    statuses = [one.status_code for one in first]
+    # Those that came while others were looked at may come again.
+    assert statuses.count(422) == 5
+    assert set(statuses) <= {422, 429, 503}
+    assert {one.status_code for one in rest} == {429}
     assert len(looked_at) == 5
     assert took < 20
     assert right.status_code == 429

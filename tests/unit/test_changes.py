@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_service.db.engine import runtime_engine
-from metrics_service.errors import TenantSuspendedError, UnavailableError
+from metrics_service.errors import TenantSuspendedError, TooManyRequestsError, UnavailableError
 from metrics_service.http import changes as changes_module
 from metrics_service.http.changes import Changes
 from metrics_service.tenants.authenticate import Principal
@@ -34,6 +34,7 @@ from metrics_service.web.live.ending import told_to_end
 from metrics_service.web.live.streams import Hub, Stream
 
 A, B = UUID(int=1), UUID(int=2)
+PERSON = UUID(int=3)
 SOON_S = 0.05
 
 ids = st.sets(st.uuids(), max_size=MAX_SESSIONS + 2)
@@ -196,12 +197,18 @@ class Place:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def open(
-        self, tenant_id: UUID, token: str = "token", ends_at: datetime | None = None
+        self,
+        tenant_id: UUID,
+        token: str = "token",
+        ends_at: datetime | None = None,
+        *,
+        person_id: UUID = PERSON,
     ) -> Browser:
         browser = Browser()
+        person = Principal("user", person_id, token, frozenset({"read"}), expires_at=ends_at)
 
         async def serve() -> None:
-            with self.hub.joined(tenant_id, token, ends_at) as stream:
+            with self.hub.joined(tenant_id, person, token) as stream:
                 await stream.run(browser.receive, browser.send, self.hub.first_words())
 
         task = asyncio.create_task(serve())
@@ -362,6 +369,22 @@ async def test_a_tenant_takes_half_and_all_take_no_more_than_there_are() -> None
         await asyncio.gather(*place.tasks)
 
 
+async def test_one_person_leaves_places_to_colleagues(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams_module, "MAX_OF_A_PERSON", 2)
+    first = await place.open(A, "one browser")
+    await place.open(A, "another")
+    with pytest.raises(TooManyRequestsError):
+        await place.open(A, "a third")
+    place.tasks.pop()
+    await place.open(A, "a colleague's", person_id=uuid4())
+
+    first.left.set()
+    await asyncio.sleep(SOON_S)
+    await place.open(A, "a third")
+
+
 async def test_a_change_of_people_ends_the_streams_of_those_who_are_gone(place: Place) -> None:
     for token in ("stays", "other"):
         place.people.sign_in(token)
@@ -439,7 +462,8 @@ async def test_all_end_at_once_and_none_begins_after(place: Place) -> None:
 
 
 async def test_a_stream_that_is_over_writes_nothing() -> None:
-    stream, browser = Stream(A, "token", None), Browser()
+    person = Principal("user", PERSON, "Ada", frozenset({"read"}))
+    stream, browser = Stream(A, person, "token"), Browser()
     stream.end(None)
     await stream.run(browser.receive, browser.send, b"first")
     stream.tell(b"more")

@@ -213,19 +213,23 @@ def test_an_account_has_so_many_attempts_wherever_they_come_from() -> None:
             pass
 
 
-def test_attempts_count_before_it_is_known_whether_they_are_wrong() -> None:
-    throttle = throttle_of(2)
+def test_as_many_as_may_be_wrong_are_looked_at_together_and_the_next_comes_back_at_once() -> None:
+    throttle = throttle_of(3)
+    fail(throttle, "eve@example.com")
 
+    # An office signs in, behind one address.
     with (
-        throttle.attempt(scope(), "a@b.cc"),
-        throttle.attempt(scope(), "a@b.cc"),
-        pytest.raises(TooManyRequestsError),
-        throttle.attempt(scope(), "a@b.cc"),
+        throttle.attempt(scope(), "ada@example.com"),
+        throttle.attempt(scope(), "bob@example.com"),
+        pytest.raises(UnavailableError) as busy,
+        throttle.attempt(scope(), "cem@example.com"),
     ):
         pytest.fail("it was looked at")
 
-    with throttle.attempt(scope(), "a@b.cc"):
+    assert busy.value.retry_after_s is not None and busy.value.retry_after_s < 10
+    with throttle.attempt(scope(), "cem@example.com"):
         pass
+    assert not throttle._under_way
 
 
 @pytest.mark.parametrize("times", [1, 10])

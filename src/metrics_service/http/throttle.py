@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import (
@@ -29,6 +29,7 @@ WINDOW_S = 60.0
 MAX_ENTRIES = 10_000
 UNKNOWN = "unknown"
 IN_FLIGHT_A_TENANT = 64
+RETRY_AFTER_S = 2
 
 # One household or host commonly has a whole /64: counting addresses would count nothing.
 _IPV6_PREFIX_BITS = 64
@@ -48,18 +49,22 @@ class FailureThrottle:
         # Windows are begun in order, so the first entry is always the oldest.
         self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
 
-    def check(self, address: str, host: str) -> None:
-        """Raise `TooManyRequestsError` when the address failed too often at this host."""
+    def check(self, address: str, host: str, *, under_way: int = 0) -> None:
+        """Raise `TooManyRequestsError` when the address failed too often at this host.
+
+        `UnavailableError` when it would have, should all that is under way fail.
+        """
         if self._per_minute == 0:
             return
         failures = self._failures.get((_neighbourhood(address), host))
-        if failures is None or failures.count < self._per_minute:
-            return
-        left_s = failures.since + WINDOW_S - self._clock()
-        if left_s > 0:
+        left_s = 0.0 if failures is None else failures.since + WINDOW_S - self._clock()
+        failed = failures.count if failures is not None and left_s > 0 else 0
+        if failed >= self._per_minute:
             raise TooManyRequestsError(
                 "too many failed authentications", retry_after_s=math.ceil(left_s)
             )
+        if failed + under_way >= self._per_minute:
+            raise UnavailableError("too many attempts are under way", retry_after_s=RETRY_AFTER_S)
 
     def record_failure(self, address: str, host: str) -> None:
         if self._per_minute == 0:
@@ -75,12 +80,6 @@ class FailureThrottle:
         if len(self._failures) > MAX_ENTRIES:
             self._failures.popitem(last=False)
 
-    def take_back(self, address: str, host: str) -> None:
-        """Let the last failure be none."""
-        failures = self._failures.get((_neighbourhood(address), host))
-        if failures is not None and failures.count > 0:
-            failures.count -= 1
-
 
 class PasswordThrottle:
     """Counts attempts at passwords by where they come from, and by whose password it is."""
@@ -94,32 +93,38 @@ class PasswordThrottle:
     ) -> None:
         self._by_address = FailureThrottle(per_minute, clock=clock)
         self._by_account = FailureThrottle(per_minute, clock=clock)
+        self._under_way: Counter[tuple[str, str]] = Counter()
         self._trusted_proxies = trusted_proxies
 
     @contextmanager
     def attempt(self, scope: Scope, email: str) -> Iterator[None]:
         """Look at a password within; raises `TooManyRequestsError` before when too many were wrong.
 
-        Counted before it is known to be wrong: a thousand at once are not all looked at.
+        What is under way may be wrong: a thousand at once are not all looked at. But it may be right,
+        as it is where a whole office signs in: who comes then is asked to come back at once, by
+        `UnavailableError`.
         """
-        address = (client_address(scope, self._trusted_proxies), scope["state"]["host"])
+        address = (
+            _neighbourhood(client_address(scope, self._trusted_proxies)),
+            scope["state"]["host"],
+        )
         # Whichever of the tenant's hosts it is: the password is the same.
         account = (email, str(scope["state"]["tenant"].id))
-        self._by_address.check(*address)
-        self._by_account.check(*account)
-        self._by_address.record_failure(*address)
-        self._by_account.record_failure(*account)
+        self._by_address.check(*address, under_way=self._under_way[address])
+        self._by_account.check(*account, under_way=self._under_way[account])
+        self._under_way.update((address, account))
         try:
             yield
         except UnavailableError:
             # Nobody looked at it.
-            self._take_back(address, account)
             raise
-        self._take_back(address, account)
-
-    def _take_back(self, address: tuple[str, str], account: tuple[str, str]) -> None:
-        self._by_address.take_back(*address)
-        self._by_account.take_back(*account)
+        except BaseException:
+            # Who leaves before the answer has tried it as well.
+            self._by_address.record_failure(*address)
+            self._by_account.record_failure(*account)
+            raise
+        finally:
+            self._under_way -= Counter((address, account))
 
 
 class InFlight:

@@ -16,6 +16,9 @@ SIGN_IN = "/sign-in"
 
 async def admit(request: AnyRequest) -> Response[None] | None:
     """Raises `ForbiddenError` for whoever may not see the page."""
+    if request.method == "OPTIONS":
+        # It only lists methods, by a handler of the framework's own that requires nothing.
+        return None
     if "user" not in request.scope:
         if REFRESH in request.headers or request.method not in {"GET", "HEAD"}:
             raise UnauthenticatedError

@@ -11,9 +11,10 @@ import msgspec
 STATIC = Path(__file__).parent / "static"
 LEVEL = 9
 
+# The framework adds the charset to what is text.
 MEDIA_TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css",
+    ".js": "text/javascript",
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }

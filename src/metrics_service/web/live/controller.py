@@ -40,7 +40,7 @@ async def live(scope: Scope, receive: Receive, send: Send) -> None:
     hub: Hub = Litestar.from_scope(scope).state["hub"]
     try:
         principal, token = _admitted(scope)
-        with hub.joined(scope["state"]["tenant"].id, token, principal.expires_at) as stream:
+        with hub.joined(scope["state"]["tenant"].id, principal, token) as stream:
             await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
             retry = b"retry: %d\n" % random.randint(*RETRY_MS)  # noqa: S311  # no secret
             await stream.run(receive, send, retry + hub.first_words())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,12 @@ import msgspec
 import structlog
 from litestar.types import Receive, Send
 
-from metrics_service.errors import MetricsServiceError, TenantSuspendedError, UnavailableError
+from metrics_service.errors import (
+    MetricsServiceError,
+    TenantSuspendedError,
+    TooManyRequestsError,
+    UnavailableError,
+)
 from metrics_service.tenants.authenticate import Principal
 from metrics_service.tenants.changed import Changed
 from metrics_service.web.live.ending import told_to_end
@@ -31,6 +37,9 @@ TICK_S = 1.0
 RETRY_AFTER_S = 60
 # Whoever cannot be told goodbye is left without.
 LAST_WORDS_S = 1.0
+
+MAX_OF_A_PERSON = 50
+"""All tabs of a browser share one stream: more is nobody who looks at pages."""
 
 FETCHES_A_SECOND = 20
 """How many pages a message makes ask again in a second, of all that a tenant has open here."""
@@ -49,10 +58,11 @@ log = structlog.get_logger(__name__)
 class Stream:
     """One browser that waits for news."""
 
-    def __init__(self, tenant_id: UUID, token: str, ends_at: datetime | None) -> None:
+    def __init__(self, tenant_id: UUID, person: Principal, token: str) -> None:
         self.tenant_id = tenant_id
+        self.person_id = person.id
         self.token = token
-        self.ends_at = ends_at
+        self.ends_at = person.expires_at
         self.written_at = time.monotonic()
         self._send: Send | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -116,6 +126,7 @@ class _Room:
 
     def __init__(self) -> None:
         self.streams: set[Stream] = set()
+        self.by_person: Counter[UUID] = Counter()
         self._changed = Changed()
         self._told_at = float("-inf")
         self._due: asyncio.TimerHandle | None = None
@@ -159,16 +170,22 @@ class Hub:
     # -- the streams --------------------------------------------------------------------------------
 
     @contextmanager
-    def joined(self, tenant_id: UUID, token: str, ends_at: datetime | None) -> Iterator[Stream]:
-        """Take a place; raises `UnavailableError` when all of the process or the tenant are taken."""
+    def joined(self, tenant_id: UUID, person: Principal, token: str) -> Iterator[Stream]:
+        """Take a place; raises `UnavailableError` when all of the process or the tenant are taken.
+
+        `TooManyRequestsError` when the person has taken all that one may: colleagues have theirs.
+        """
         room = self._rooms.get(tenant_id)
+        if room is not None and room.by_person[person.id] >= MAX_OF_A_PERSON:
+            raise TooManyRequestsError("you have too many pages open", retry_after_s=RETRY_AFTER_S)
         taken = 0 if room is None else len(room.streams)
         if self._is_over or self._count >= self._max or taken >= self._max_of_a_tenant:
             raise UnavailableError("too many pages are open", retry_after_s=RETRY_AFTER_S)
-        stream = Stream(tenant_id, token, ends_at)
+        stream = Stream(tenant_id, person, token)
         if room is None:
             room = self._rooms[tenant_id] = _Room()
         room.streams.add(stream)
+        room.by_person[person.id] += 1
         self._count += 1
         try:
             yield stream
@@ -176,6 +193,9 @@ class Hub:
             self._count -= 1
             self._to_check.pop(stream, None)
             room.streams.remove(stream)
+            room.by_person[person.id] -= 1
+            if not room.by_person[person.id]:
+                del room.by_person[person.id]
             if not room.streams:
                 room.close()
                 del self._rooms[tenant_id]
