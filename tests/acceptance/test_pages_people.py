@@ -208,6 +208,21 @@ async def test_only_administrators_are_asked_who_is_who(client, home, sign_in):
     assert "data-identity" not in viewer
 
 
+async def test_days_on_which_nothing_happened_lead_to_more_of_them(client, home, sign_in):
+    tenant, ids = home
+    headers = await sign_in(tenant)
+
+    for person in ({}, {"person": ids[0]}):
+        page = await client.get(
+            "/people", params={"from": "2025-01-05", "to": "2025-01-07", **person}, headers=headers
+        )
+        longer = re.search(r'href="([^"]*)">Show the last 90 days', page.text)[1]
+        found = await client.get(html.unescape(longer), headers=headers)
+
+        assert "5 to 7 Jan 2025" in page.text
+        assert found.status_code == 200
+
+
 async def test_an_empty_tenant_is_told_what_to_do(client, new_tenant, sign_in):
     headers = await sign_in(await new_tenant())
 
