@@ -206,10 +206,10 @@ async def test_what_models_cost_says_what_of_it_is_estimated(client, home, sign_
     assert "$10.00, of which $2.50 estimated" in told
     assert "Input from cache 50.0 %" in told
     one, two = (row for row in rows_of(page) if row[0].startswith("model-"))
-    assert one[:2] == ["model-one anthropic", "$7.50 75.0 %, reported"]
-    assert two[:2] == ["model-two anthropic", "$2.50 25.0 %, estimated"]
+    assert one[:2] == ["model-one anthropic 75.0 %", "$7.50 reported"]
+    assert two[:2] == ["model-two anthropic 25.0 %", "$2.50 estimated"]
     assert one[4:7] == ["900", "50.0 % 450", "100"]
-    assert "claude-code $10.00 100 % $2.50 estimated" in told
+    assert "Claude Code $10.00 100 % $2.50 estimated" in told
 
 
 @pytest.mark.parametrize("path", PAGES)
