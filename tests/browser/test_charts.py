@@ -359,7 +359,7 @@ async def test_a_tip_tells_what_the_pointer_is_over_in_the_words_of_the_table(lo
     await page.locator("#figure-names").scroll_into_view_if_needed()
     title, lines = await tip_at(page, "names", 0.5, 0.5)
     assert title in TOOLS
-    assert lines.keys() <= {"claude-code", "codex", "gemini-cli"}
+    assert lines.keys() <= {"Claude Code", "Codex", "Gemini CLI"}
 
 
 async def test_names_are_text_wherever_they_are_shown(look):
