@@ -186,7 +186,7 @@ async def test_one_tool_has_its_percentiles_its_endings_and_its_failures(client,
 
     told = said(page)
     assert "Calls 8" in told
-    assert "Failed 37.5 %" in told
+    assert "Calls that failed 37.5 %" in told
     assert "succeeded 5 62.5 %" in told
     assert "exit_code 2 66.7 %" in told
     assert "not told 1 33.3 %" in told
@@ -204,12 +204,12 @@ async def test_what_models_cost_says_what_of_it_is_estimated(client, home, sign_
 
     told = said(page)
     assert "$10.00, of which $2.50 estimated" in told
-    assert "Input from the cache 50.0 %" in told
+    assert "Input from cache 50.0 %" in told
     one, two = (row for row in rows_of(page) if row[0].startswith("model-"))
-    assert one[:2] == ["model-one anthropic", "$7.50 75.0 %, reported"]
-    assert two[:2] == ["model-two anthropic", "$2.50 25.0 %, estimated"]
+    assert one[:2] == ["model-one anthropic 75.0 %", "$7.50 reported"]
+    assert two[:2] == ["model-two anthropic 25.0 %", "$2.50 estimated"]
     assert one[4:7] == ["900", "50.0 % 450", "100"]
-    assert "claude-code $10.00 100 % $2.50 estimated" in told
+    assert "Claude Code $10.00 100 % $2.50 estimated" in told
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -228,7 +228,7 @@ async def test_where_nothing_happened_another_time_is_offered(client, home, sign
 
     page = await read(client, path, headers, **{"from": "2026-01-05", "to": "2026-01-05"})
 
-    assert "Nothing happened on 05 Jan 2026" in page
+    assert "Nothing happened on 5 Jan 2026" in page
     there = re.search(
         r'class="button button-primary" href="([^"]+)">Show (?:that day|the last)', page
     )

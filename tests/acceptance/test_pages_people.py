@@ -102,13 +102,16 @@ async def test_the_figures_are_in_the_page(client, home, sign_in):
     teams = await read(client, headers, by="team")
     repositories = await read(client, headers, by="repository")
 
-    figures = ["1", "1", "2", "50.0 %", "1", "1,000", "$2.50", "–", "–"]
+    figures = ["1", "1", "2", "50.0 %", "1", "1,000", "$2.50"]
     assert row_of(people, "Ada Known") == ["Ada Known", *figures, "Claude Code"]
-    of_all = ["5", "1", "10", "50.0 %", "5", "5,000", "$12.50", "–", "–", "Claude Code"]
+    of_all = ["5", "1", "10", "50.0 %", "5", "5,000", "$12.50", "Claude Code"]
     assert row_of(teams, "web") == ["web", *of_all]
     assert row_of(repositories, "acme/shop") == ["acme/shop", *of_all]
     assert row_of(people, "Not known")[:2] == ["Not known", "1"]
     assert "<details" in people
+    # Nobody changed a line or decided anything: these columns would hold nothing.
+    assert "Lines" not in people
+    assert "Decisions" not in people
 
 
 async def test_filters_and_sorting_hold_without_scripts(client, home, sign_in):
@@ -203,6 +206,21 @@ async def test_only_administrators_are_asked_who_is_who(client, home, sign_in):
     assert 'data-identity="' in owner
     assert "Who is who" not in viewer
     assert "data-identity" not in viewer
+
+
+async def test_days_on_which_nothing_happened_lead_to_more_of_them(client, home, sign_in):
+    tenant, ids = home
+    headers = await sign_in(tenant)
+
+    for person in ({}, {"person": ids[0]}):
+        page = await client.get(
+            "/people", params={"from": "2025-01-05", "to": "2025-01-07", **person}, headers=headers
+        )
+        longer = re.search(r'href="([^"]*)">Show the last 90 days', page.text)[1]
+        found = await client.get(html.unescape(longer), headers=headers)
+
+        assert "5 to 7 Jan 2025" in page.text
+        assert found.status_code == 200
 
 
 async def test_an_empty_tenant_is_told_what_to_do(client, new_tenant, sign_in):

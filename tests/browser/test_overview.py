@@ -71,3 +71,47 @@ async def test_tools_are_sorted_and_searched_by_keyboard(open_page: OpenPage) ->
     assert found
     assert all("edit" in name.casefold() for name in found)
     assert "sort=tool_name" in page.url
+
+
+async def test_keys_pass_by_filters_that_are_not_meant_and_the_focus_stays(
+    open_page: OpenPage,
+) -> None:
+    page = await open_page("/tools?last=90d")
+    asked: list[str] = []
+    page.on(
+        "request", lambda request: request.is_navigation_request() and asked.append(request.url)
+    )
+    agents = page.get_by_role("combobox", name="Agent")
+    values = await agents.evaluate("select => [...select.options].map(({ value }) => value)")
+
+    await agents.focus()
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("ArrowDown")
+    await page.wait_for_url(f"**/tools?last=90d&agent={values[2]}")
+    focused = await page.evaluate("document.activeElement.name")
+
+    assert len(asked) == 1
+    assert focused == "agent"
+
+
+async def test_the_time_that_was_chosen_holds_on_the_next_page(open_page: OpenPage) -> None:
+    page = await open_page("/?last=90d")
+
+    await page.get_by_role("navigation", name="Pages").get_by_role("link", name="Tools").click()
+
+    await page.wait_for_url("**/tools?last=90d")
+
+
+async def test_ages_have_the_units_of_other_figures_and_old_times_their_date(
+    open_page: OpenPage,
+) -> None:
+    page = await open_page("/")
+
+    told = await page.evaluate("""async () => {
+        const { ago } = await import(document.querySelector('script[src$="/page.js"]').src);
+        return [0, 59e3, 90e3, 20 * 3600e3, -60e3, 25 * 3600e3].map((before) => ago(Date.now() - before));
+    }""")
+
+    assert told[:4] == ["just now", "59\xa0s ago", "1\xa0min ago", "20\xa0h ago"]
+    assert told[4].startswith("in ")
+    assert told[5] is None

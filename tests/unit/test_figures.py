@@ -14,6 +14,7 @@ import vl_convert
 
 from metrics_service.dashboards.data import Person, PreviousData, WidgetData
 from metrics_service.dashboards.pictures.charts_by_name import round_steps
+from metrics_service.dashboards.pictures.figures import change, figure
 from metrics_service.dashboards.pictures.theme import DARK, LIGHT, PAGE, config
 from metrics_service.dashboards.widgets import Widget, widget_errors
 from metrics_service.web import figures
@@ -404,3 +405,16 @@ def test_charts_have_the_letters_of_the_page():
     sheet = STATIC.joinpath("style.css").read_text()
 
     assert re.search(r"--sans: ([^;]+);", sheet)[1] == PAGE.fonts
+
+
+@pytest.mark.parametrize(
+    ("micros", "written"),
+    [(0, "$0.00"), (1, "<$0.0001"), (50, "<$0.0001"), (100, "$0.0001"), (8_200, "$0.008"), (20_000, "$0.02")],
+)  # fmt: skip
+def test_of_what_costs_hardly_anything_only_that_is_said(micros, written):
+    assert figure(micros, "usd_micros") == written
+
+
+def test_one_point_is_one_point():
+    assert change(0.08, 0.09, "share") == (-1, "1 point")
+    assert change(0.07, 0.09, "share") == (-1, "2 points")

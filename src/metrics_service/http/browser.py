@@ -64,6 +64,7 @@ def error_page(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title>",
+        '<link rel="icon" href="/static/current/icon.svg" type="image/svg+xml">',
         '<link rel="stylesheet" href="/static/current/style.css"></head>',
         '<body class="plain"><main class="plain-main">',
         f'<p class="muted">{status}</p><h1>{escape(title)}</h1>',

@@ -12,6 +12,7 @@ from litestar import Request
 from msgspec import Meta
 
 from metrics_service.dashboards.periods import Period, latest, previous
+from metrics_service.dashboards.pictures.periods import range_in_words
 from metrics_service.errors import InvalidQueryError
 from metrics_service.fields import now
 from metrics_service.rollups.ranges import check_range, find_zone
@@ -72,8 +73,7 @@ class ChosenPeriod(msgspec.Struct, frozen=True):
         """As the middle of a sentence."""
         if self.last is not None:
             return f"last {LASTS[self.last]}"
-        first, final = self.days
-        return f"{first:%d %b %Y}" if first == final else f"{first:%d %b %Y} to {final:%d %b %Y}"
+        return range_in_words(self.start, self.end, self.zone)
 
     @property
     def days(self) -> tuple[date, date]:

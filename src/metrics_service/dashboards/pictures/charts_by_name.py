@@ -150,7 +150,8 @@ class ByName(Chart):
             ordered = [*ordered[:most], (OTHER, rest)]
         whole = sum(value for _, value in ordered) or 1
         values = [
-            {"s": f"{name}  {figure(value / whole, 'share')}", "v": value, "o": number}
+            # A name that is too long for the legend loses its end, and not the share.
+            {"s": f"{figure(value / whole, 'share')}  {name}", "v": value, "o": number}
             for number, (name, value) in enumerate(ordered)
         ]
         if look.is_fluid:

@@ -19,6 +19,8 @@ _THOUSANDS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1, ""))
 _MEASURED = frozenset({"ms", "s", "score"})
 _TIMES = ((3_600_000, "h"), (60_000, "min"), (1000, "s"), (1, "ms"))
 _MICROS = 1_000_000
+# Micro-dollars that are written out; of less, only that it is not nothing.
+_LEAST = 100
 
 # Of a measure whose rise means something by itself; that there are more calls does not.
 _GOOD = frozenset({"cache_hit_rate", "avg_score", "success_count"})
@@ -100,6 +102,8 @@ def figure(value: float | None, unit: str) -> str:
         return f"{_percent(value)}{GAP}%"
     scale = scale_for(abs(value), unit)
     sign = "\N{MINUS SIGN}" if value < 0 else ""
+    if unit == "usd_micros" and 0 < abs(value) < _LEAST:
+        return "<$0.0001"
     return f"{sign}{scale.before}{_written(abs(value), scale, unit)}{scale.after}"
 
 
@@ -171,7 +175,7 @@ def change(now: float | None, before: float | None, unit: str) -> tuple[int, str
     if unit == "share":
         # Of the figures as they are shown, or the reader would find another difference.
         points = round(round(now * 100, 1) - round(before * 100, 1), 1)
-        return _sign(points), f"{_short(abs(points))} points"
+        return _sign(points), f"{_short(abs(points))} {'point' if abs(points) == 1 else 'points'}"
     if not before:
         return None if now else (0, f"0{GAP}%")
     percent = (now - before) / before * 100

@@ -25,7 +25,8 @@ NAMES_ROOM = "containerSize()[0] * 0.42"
 
 # What stands beside a name in a legend.
 _LEGEND_MARKS = 34
-_LEGEND_LABEL = 88
+_LEGEND_LABEL, _WIDE_LEGEND_LABEL = 88, 180
+_NARROW = 420
 
 Spec = dict[str, Any]
 Values = list[dict[str, Any]]
@@ -117,10 +118,11 @@ def in_columns(names: Iterable[str], look: Look, *, room: str, is_line: bool) ->
     limit: Spec = {}
     if look.is_fluid:
         # Two stand side by side on a phone, though one is long; the table has it whole.
-        widest = min(widest, _LEGEND_LABEL)
-        limit = {"labelLimit": _LEGEND_LABEL}
+        longest = f"(containerSize()[0] < {_NARROW} ? {_LEGEND_LABEL} : {_WIDE_LEGEND_LABEL})"
+        limit = {"labelLimit": expr(longest)}
         # Not by `width`: that changes once more when the axes are in place, and Vega has laid out then.
-        columns = expr(f"max(1, floor(({room}) / {widest + _LEGEND_MARKS:.0f}))")
+        each = f"(min({widest:.0f}, {longest}) + {_LEGEND_MARKS})"
+        columns = expr(f"max(1, floor(({room}) / {each}))")
     symbol: Spec = (
         {"symbolType": "stroke", "symbolStrokeWidth": 3}
         if is_line

@@ -41,27 +41,31 @@ function offerThemes() {
   });
 }
 
-const words = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
-const STEPS = [[60, "second"], [60, "minute"], [24, "hour"], [7, "day"], [Infinity, "week"]];
+const STEPS = [[60, "s"], [60, "min"], [24, "h"]];
 
+// With the units of all other figures. What is older than a day is clearer by its date: null.
 export function ago(moment, now = Date.now()) {
-  let value = (moment - now) / 1000;
-  if (Math.abs(value) < 10) return "just now";
+  let value = Math.abs(moment - now) / 1000;
+  if (value < 10) return "just now";
   for (const [size, unit] of STEPS) {
-    if (Math.abs(value) < size) return words.format(Math.trunc(value), unit);
+    if (value < size) return `${moment > now ? "in " : ""}${Math.trunc(value)}\u00a0${unit}${moment > now ? "" : " ago"}`;
     value /= size;
   }
-  return "";
+  return null;
 }
 
-// What is older is clearer by its date.
-const RECENT_MS = 7 * 24 * 3600 * 1000;
+const DATE = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+
+function dateOf(moment) {
+  const isThisYear = new Date(moment).getFullYear() === new Date().getFullYear();
+  const zone = { timeZone: document.body.dataset.zone };
+  return new Intl.DateTimeFormat("en-GB", { ...DATE, ...zone, ...(isThisYear ? {} : { year: "numeric" }) }).format(moment);
+}
 
 export function showAges(root = document) {
   for (const element of root.querySelectorAll("time[data-ago]")) {
     const moment = Date.parse(element.dateTime);
-    if (Date.now() - moment > RECENT_MS) continue;
-    const text = ago(moment);
+    const text = ago(moment) ?? dateOf(moment);
     if (element.textContent !== text) element.textContent = text;
   }
 }
@@ -85,10 +89,36 @@ function focusSearch(event) {
   field.focus();
 }
 
-// A filter that was chosen holds at once; without scripts there is a button.
+// Arrow keys pass by what is not meant.
+const AFTER_KEYS_MS = 900;
+
+// A filter that was chosen holds at once, and keeps the focus; without scripts there is a button.
 function submitChoices() {
   for (const select of document.querySelectorAll("form[data-auto] select")) {
-    select.addEventListener("change", () => select.form.requestSubmit());
+    let isByKey = false;
+    let waiting = 0;
+    const submit = () => {
+      clearTimeout(waiting);
+      waiting = 0;
+      sessionStorage.setItem("chosen", `${location.pathname} ${select.name}`);
+      select.form.requestSubmit();
+    };
+    select.addEventListener("pointerdown", () => { isByKey = false; });
+    select.addEventListener("keydown", (event) => {
+      isByKey = true;
+      if (event.key === "Enter" && waiting) submit();
+    });
+    select.addEventListener("blur", () => { if (waiting) submit(); });
+    select.addEventListener("change", () => {
+      clearTimeout(waiting);
+      if (isByKey) waiting = setTimeout(submit, AFTER_KEYS_MS);
+      else submit();
+    });
+  }
+  const [path, name] = (sessionStorage.getItem("chosen") ?? "").split(" ");
+  sessionStorage.removeItem("chosen");
+  if (path === location.pathname) {
+    document.querySelector(`form[data-auto] select[name="${CSS.escape(name)}"]`)?.focus({ preventScroll: true });
   }
   for (const form of document.querySelectorAll("form[method=get]")) {
     form.addEventListener("formdata", (event) => {
@@ -97,10 +127,32 @@ function submitChoices() {
   }
 }
 
+// Who looks at a month looks at the same month on the next page.
+const TIMED = new Set(["/", "/sessions", "/tools", "/models", "/people"]);
+
+function keepPeriod() {
+  if (!TIMED.has(location.pathname)) return;
+  const here = new URLSearchParams(location.search);
+  const kept = new URLSearchParams();
+  for (const name of ["last", "from", "to"]) if (here.has(name)) kept.set(name, here.get(name));
+  if (!kept.size) return;
+  for (const link of document.querySelectorAll(".side nav a")) {
+    if (TIMED.has(link.pathname)) link.search = kept;
+  }
+}
+
+// On a phone the pages stand in a row that scrolls: the one that is open is in it.
+function showPlace() {
+  const here = document.querySelector(".side nav a[aria-current]");
+  if (here) here.closest("nav").scrollLeft = here.offsetLeft - here.closest("nav").clientWidth / 2 + here.offsetWidth / 2;
+}
+
 tellZone();
+showPlace();
 offerThemes();
 showAges();
 submitChoices();
+keepPeriod();
 setInterval(showAges, 20_000);
 document.addEventListener("keydown", closePopovers);
 document.addEventListener("keydown", focusSearch);

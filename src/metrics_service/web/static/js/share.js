@@ -14,7 +14,7 @@ export function openSharing(dashboard) {
   const body = make("div", "dialog-body");
   const wrong = make("p", "notice notice-error", { role: "alert", hidden: true });
   const list = make("ul", "shares", { "aria-live": "polite" });
-  const done = button("Done", "button-primary");
+  const done = button("Done");
   const actions = make("div", "dialog-actions", {}, done);
   body.append(wrong, withPeople(), byLink(), make("section", "share-part", {},
     make("h3", "", {}, "Shared now"), list), actions);

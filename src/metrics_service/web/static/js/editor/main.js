@@ -175,7 +175,10 @@ function showPanel() {
   done.addEventListener("click", () => {
     const tile = tiles.find(chosen);
     panel.classList.remove("is-open");
-    if (!widget) return;
+    if (!widget) {
+      settings.focus();
+      return;
+    }
     chosen = null;
     shownInPanel = null;
     show();
@@ -336,6 +339,9 @@ settings.addEventListener("click", () => {
   panel.classList.add("is-open");
   show();
   panel.querySelector("textarea")?.focus();
+});
+panel.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") panel.querySelector(".spread > button").click();
 });
 history.addEventListener("change", () => {
   show();
