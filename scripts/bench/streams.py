@@ -42,7 +42,7 @@ from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.http.changes import Changes
 from metrics_service.http.cookies import NAME
 from metrics_service.tenants.sign_ins import begin_sign_in
-from metrics_service.web.streams import MAX_OF_A_PERSON
+from metrics_service.web.live.streams import MAX_OF_A_PERSON
 
 TARGET_MIB = 100
 AT_ONCE = 50

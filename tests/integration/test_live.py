@@ -28,7 +28,7 @@ from metrics_service.http.cookies import NAME
 from metrics_service.ingest.records import session_id_of
 from metrics_service.tenants.lifecycle import resume, suspend
 from metrics_service.tenants.sign_ins import SignIns, begin_sign_in
-from metrics_service.web.streams import MAX_OF_A_PERSON
+from metrics_service.web.live.streams import MAX_OF_A_PERSON
 
 READY = "Metrics Service serves"
 SOON_S = 5.0

@@ -63,7 +63,8 @@ class About(msgspec.Struct, frozen=True):
     def key(self) -> tuple[object, ...]:
         """What figures about it depend on."""
         period = self.period
-        return (period.last, period.start, period.end, period.zone.key, *self.filters.items())
+        times = (period.last, period.start, period.end, period.zone.key, period.is_given)
+        return (*times, *self.filters.items())
 
     def address(self, path: str, **others: str | None) -> str:
         """A page about the same."""

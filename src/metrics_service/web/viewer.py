@@ -55,6 +55,8 @@ class ChosenPeriod(msgspec.Struct, frozen=True):
     last: str | None
     period: Period
     zone: ZoneInfo
+    is_given: bool = True
+    """Whether the address says it, and not what is usual."""
 
     @property
     def start(self) -> datetime:
@@ -107,7 +109,8 @@ def choose_period(query: PeriodQuery, viewer: Viewer, *, default: Last = "7d") -
     """Raises `InvalidQueryError` that names the parameter."""
     if query.from_ is None and query.to is None:
         last = query.last or default
-        return ChosenPeriod(last, latest(last, viewer.zone, now()), viewer.zone)
+        period = latest(last, viewer.zone, now())
+        return ChosenPeriod(last, period, viewer.zone, is_given=query.last is not None)
     if query.last is not None:
         raise InvalidQueryError("give last, or from and to")
     if query.from_ is None:

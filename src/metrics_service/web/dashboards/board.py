@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
+from markupsafe import Markup
 
 from metrics_service.dashboards.data import DashboardData, answer, known_widgets
 from metrics_service.dashboards.layout import Place
@@ -16,6 +18,7 @@ from metrics_service.dashboards.widgets import Widget
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.web.about import About
 from metrics_service.web.dashboards.grid import Spot, bands_of, places_of
+from metrics_service.web.environment import ENVIRONMENT
 from metrics_service.web.figures import Figure, figure_of
 
 Label = Callable[[UUID], str]
@@ -29,9 +32,14 @@ SHORTEST = 110
 UNKNOWN = "this widget is of an older kind, which cannot be shown any more"
 
 
+CHART: Callable[[Figure], Markup] = ENVIRONMENT.get_template("macros.html").module.chart  # type: ignore[attr-defined]  # a macro of it
+
+
 class Tile(msgspec.Struct, frozen=True):
+    """A widget in its place, and its HTML."""
+
     spot: Spot
-    figure: Figure
+    html: Markup
 
 
 async def read_board(
@@ -48,17 +56,31 @@ async def read_board(
     Without `sees_people` what is about individuals is not shown.
     """
     known = known_widgets(widgets)
+    if about.period.is_given:
+        # Whoever chooses a time means all of it, also what has days of its own.
+        known = [_in_any_time(widget) for widget in known]
     found = await answer(connection, known, about.asked(), sees_people=sees_people)
     if label is not None:
         found = without_people(found, label)
-    figures = _figures(widgets, known, layout, found, about.period.zone)
+    figures = await _figures(widgets, known, layout, found, about.period.zone)
     return [
-        [Tile(spot, figures[spot.id]) for spot in band]
+        [Tile(spot, await _drawn(figures[spot.id])) for spot in band]
         for band in bands_of(places_of(list(figures), layout))
     ]
 
 
-def _figures(
+def _in_any_time(widget: Widget) -> Widget:
+    query = msgspec.structs.replace(widget.query, range=None)
+    return msgspec.structs.replace(widget, query=query)
+
+
+async def _drawn(figure: Figure) -> Markup:
+    # A hundred of them take seconds: others are answered between any two.
+    await asyncio.sleep(0)
+    return CHART(figure)
+
+
+async def _figures(
     widgets: Sequence[Any],
     known: Sequence[Widget],
     layout: Mapping[str, Any],
@@ -72,6 +94,7 @@ def _figures(
         id_ = raw.get("id") if isinstance(raw, dict) else None
         if isinstance(id_, str) and id_ in answered:
             widget, data = answered[id_]
+            await asyncio.sleep(0)
             figures[id_] = figure_in(widget, data, found, zone, places[id_])
         else:
             figures[f"unknown.{number}"] = _unknown(number)
