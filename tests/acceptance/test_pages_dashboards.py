@@ -96,6 +96,26 @@ async def test_figures_are_in_the_page_and_its_address_says_of_what(client, new_
         assert named in text
 
 
+async def test_a_time_that_is_chosen_holds_for_widgets_with_days_of_their_own(
+    client, new_tenant, sign_in
+):
+    tenant = await new_tenant()
+    await worked(client, tenant)
+    headers = await sign_in(tenant)
+    own = {"from": "2026-03-01T00:00:00Z", "to": "2026-03-03T00:00:00Z"}
+    made = await stored(
+        client, headers, widgets=[widget(query={**widget()["query"], "range": own})]
+    )
+    path = f"/dashboards/{made['id']}"
+
+    as_set = await shown(client, path, headers)
+    chosen = await shown(client, f"{path}?from=2026-01-01&to=2026-01-02", headers)
+
+    assert "<bdi>Bash</bdi>" in as_set
+    assert "<bdi>Bash</bdi>" not in chosen
+    assert f'<a href="{path}" aria-current="true">As set</a>' in as_set
+
+
 async def test_names_that_mean_harm_are_shown_as_they_are_written(client, new_tenant, sign_in):
     tenant = await new_tenant()
     headers = await sign_in(tenant, name=HOSTILE)
