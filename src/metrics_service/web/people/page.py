@@ -50,7 +50,7 @@ COLUMNS: Mapping[str, tuple[str, str, Callable[[Line], float]]] = {
     "tokens": ("Tokens", "input and output", lambda line: line.tokens),
     "cost": ("Cost", "", lambda line: line.cost),
     "lines": ("Lines", "added and removed", lambda line: line.lines_added + line.lines_removed),
-    "refused": ("Decisions", "tool calls that people allowed, and refused", lambda line: line.refused),
+    "refused": ("Allowed", "of the tool calls that people decided on; sorted by how many they refused", lambda line: line.refused),
 }  # fmt: skip
 """By their names in addresses: the head, what it means, and what is sorted by."""
 
