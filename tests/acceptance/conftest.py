@@ -26,11 +26,13 @@ from acceptance.talk import check_answer
 from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import TenantContext, tenant_connection
+from metrics_service.http.cookies import NAME
 from metrics_service.settings import Settings
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.keys import SCOPES, create_key
 from metrics_service.tenants.provision import NewTenant, create_tenant
 from metrics_service.tenants.registry import Tenant
+from metrics_service.tenants.sign_ins import begin_sign_in
 
 with warnings.catch_warnings():
     # A library below the repositories warns about itself while it is imported.
@@ -306,3 +308,31 @@ def as_owner(addresses: Addresses) -> Callable[..., Any]:
             await connection.execute(text(statement), values)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sign_in(engine: AsyncEngine) -> Callable[..., Awaitable[dict[str, str]]]:
+    """Make a person of a tenant; the headers of the last of their browsers, one for each of `agents`."""
+
+    async def make(
+        tenant: Any,
+        role: str = "owner",
+        name: str = "Viewer",
+        agents: tuple[str, ...] = ("a test",),
+    ) -> dict[str, str]:
+        async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
+            user_id = await connection.fetchval(
+                "INSERT INTO users (email, name, role) VALUES ($1, $2, $3) RETURNING id",
+                f"{uuid4().hex}@example.com",
+                name,
+                role,
+            )
+            for agent in agents:
+                made = await begin_sign_in(connection, UUID(str(user_id)), user_agent=agent)
+        return {
+            "Host": tenant.headers["Host"],
+            "Cookie": f"{NAME}={made.token}",
+            "Sec-Fetch-Site": "same-origin",
+        }
+
+    return make

@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import html
 import re
-from uuid import UUID, uuid4
 
 import msgspec
-import pytest
 
 from acceptance.talk import BASE, stored_batch, stored_session, tool_metric
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.http.cookies import NAME as COOKIE
-from metrics_service.tenants.sign_ins import begin_sign_in
 
 ROUTE = "/api/v1/dashboards"
 DAYS = "from=2026-03-01&to=2026-03-03"
@@ -21,28 +17,6 @@ HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\N{RIGHT-TO-LE
 # As the editor sends it.
 SENT = {"Content-Type": "application/json", "X-Refresh": "main"}
 NOWHERE = "00000000-0000-7000-8000-000000000000"
-
-
-@pytest.fixture(scope="module")
-def sign_in(engine):
-    """Make a person of a tenant; the headers of their browser, and their id."""
-
-    async def make(tenant, role="owner", name="Viewer"):
-        async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
-            user_id = await connection.fetchval(
-                "INSERT INTO users (email, name, role) VALUES ($1, $2, $3) RETURNING id",
-                f"{uuid4().hex}@example.com",
-                name,
-                role,
-            )
-            made = await begin_sign_in(connection, UUID(str(user_id)), user_agent="a test")
-        return {
-            "Host": tenant.headers["Host"],
-            "Cookie": f"{COOKIE}={made.token}",
-            "Sec-Fetch-Site": "same-origin",
-        }
-
-    return make
 
 
 def widget(id_="w1", **changes):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from acceptance.talk import BASE, at, check_problem, stored_batch, stored_session, tool_metric
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.http.cookies import NAME as COOKIE
 from metrics_service.ingest.records import ModelCallRecord
 from metrics_service.ingest.write import write_facts
-from metrics_service.tenants.sign_ins import begin_sign_in
 
 DAYS = {"from": "2026-03-01", "to": "2026-03-03"}
 HOSTILE = (
@@ -22,23 +20,6 @@ HOSTILE = (
     "\N{RIGHT-TO-LEFT OVERRIDE}gnp.exe",
     "n" * 10_000,
 )
-
-
-@pytest.fixture(scope="module")
-def sign_in(engine):
-    """Make a person of a tenant; the headers of their browser."""
-
-    async def make(tenant, role="owner"):
-        async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
-            user_id = await connection.fetchval(
-                "INSERT INTO users (email, name, role) VALUES ($1, 'Viewer', $2) RETURNING id",
-                f"{uuid4().hex}@example.com",
-                role,
-            )
-            made = await begin_sign_in(connection, UUID(str(user_id)), user_agent="a test")
-        return {"Host": tenant.headers["Host"], "Cookie": f"{COOKIE}={made.token}"}
-
-    return make
 
 
 async def worked(client, engine, tenant, name, **session):

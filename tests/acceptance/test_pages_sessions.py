@@ -6,7 +6,7 @@ import html
 import re
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -20,10 +20,8 @@ from acceptance.talk import (
     tool_metric,
 )
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.http.cookies import NAME as COOKIE
 from metrics_service.ingest.records import ModelCallRecord
 from metrics_service.ingest.write import write_facts
-from metrics_service.tenants.sign_ins import begin_sign_in
 
 API = "/api/v1/sessions"
 DAY = {"from": "2026-03-02", "to": "2026-03-02"}
@@ -54,18 +52,10 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def sign_in(client, engine):
+def sign_in(client, sign_in):
     async def signed_in(tenant, role="viewer", name="Boss"):
-        async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
-            user_id = await connection.fetchval(
-                "INSERT INTO users (email, name, role) VALUES ($1, $2, $3) RETURNING id",
-                f"{uuid4().hex}@example.com",
-                name,
-                role,
-            )
-            made = await begin_sign_in(connection, UUID(str(user_id)), user_agent="a test")
-        host = tenant.headers["Host"]
-        return Browser(client, {"Host": host, "Cookie": f"{COOKIE}={made.token}; tz=Europe/Berlin"})
+        headers = await sign_in(tenant, role, name)
+        return Browser(client, {**headers, "Cookie": f"{headers['Cookie']}; tz=Europe/Berlin"})
 
     return signed_in
 

@@ -4,37 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from uuid import UUID, uuid4
 
 import pytest
 
 from acceptance.export import export, logs, tool_result
 from acceptance.talk import check_problem, stored_session
-from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.http.cookies import NAME as COOKIE
 from metrics_service.setup.agents import AGENTS
-from metrics_service.tenants.sign_ins import begin_sign_in
-
-
-@pytest.fixture(scope="module")
-def sign_in(engine):
-    """Make a person of a tenant; the headers of their browser."""
-
-    async def make(tenant, role="owner"):
-        async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
-            user_id = await connection.fetchval(
-                "INSERT INTO users (email, name, role) VALUES ($1, 'Ada', $2) RETURNING id",
-                f"{uuid4().hex}@example.com",
-                role,
-            )
-            made = await begin_sign_in(connection, UUID(str(user_id)), user_agent="a test")
-        return {
-            "Host": tenant.headers["Host"],
-            "Cookie": f"{COOKIE}={made.token}",
-            "Sec-Fetch-Site": "same-origin",
-        }
-
-    return make
 
 
 async def read(client, headers, /, **params):

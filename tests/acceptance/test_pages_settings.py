@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from acceptance.talk import check_problem
-from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.http.cookies import NAME as COOKIE
-from metrics_service.tenants.sign_ins import SignInRow, begin_sign_in
+from metrics_service.tenants.sign_ins import SignInRow
 from metrics_service.web.settings import browser_of
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -22,29 +20,6 @@ IPHONE = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15"
     " (KHTML, like Gecko) Version/18.0 Mobile/15E148 Safari/604.1"
 )
-
-
-@pytest.fixture(scope="module")
-def sign_in(engine):
-    """Make a person of a tenant; the headers of their browser."""
-
-    async def make(tenant, role="owner", name="Ada", agents=(FIREFOX,)):
-        async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
-            user_id = await connection.fetchval(
-                "INSERT INTO users (email, name, role) VALUES ($1, $2, $3) RETURNING id",
-                f"{uuid4().hex}@example.com",
-                name,
-                role,
-            )
-            for agent in agents:
-                made = await begin_sign_in(connection, UUID(str(user_id)), user_agent=agent)
-        return {
-            "Host": tenant.headers["Host"],
-            "Cookie": f"{COOKIE}={made.token}",
-            "Sec-Fetch-Site": "same-origin",
-        }
-
-    return make
 
 
 async def read(client, headers):
