@@ -137,8 +137,10 @@ async def test_the_form_is_open_to_everybody_and_kept_by_nobody(web, tenant_once
     for name in ("email", "password", "next"):
         assert f'name="{name}"' in form
     assert "set-cookie" not in response.headers
-    (style,) = re.findall(r'rel="stylesheet" href="([^"]+)"', response.text)
-    assert (await web.get(style)).headers["content-type"] == "text/css; charset=utf-8"
+    styles = re.findall(r'rel="stylesheet" href="([^"]+)"', response.text)
+    assert styles
+    for style in styles:
+        assert (await web.get(style)).headers["content-type"] == "text/css; charset=utf-8"
 
 
 async def test_signing_in_leads_back_to_where_one_wanted_to_go(web, ada):
