@@ -326,7 +326,6 @@ FROM_ELSEWHERE = [
     {"Origin": "http://{host}:port"},
     {"Origin": "ftp://{host}"},
     {"Origin": "é"},
-    {},
 ]
 
 
@@ -357,6 +356,8 @@ async def test_what_another_site_asks_for_is_not_done(web, ada, said):
 @pytest.mark.parametrize(
     "said",
     [
+        # A program, which is no browser.
+        {},
         {"Sec-Fetch-Site": "same-origin"},
         {"Sec-Fetch-Site": "same-origin", "Origin": "null"},
         {"Origin": "http://{host}"},

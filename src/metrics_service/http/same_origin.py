@@ -20,12 +20,19 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def check_same_origin(scope: Scope) -> None:
-    """Raises `ForbiddenError` unless the request was made by a page of this very host."""
-    if not is_same_origin(scope):
+    """Raises `ForbiddenError` when a browser made the request for a page of another origin.
+
+    Whatever says neither is no browser: none has left out both, for many years, where something is to be
+    changed. A program has its cookie from nobody but its user.
+    """
+    headers = scope["headers"]
+    is_of_browser = any(name in {b"sec-fetch-site", b"origin"} for name, _ in headers)
+    if is_of_browser and not is_same_origin(scope):
         raise ForbiddenError("this must be asked for by a page of this very address")
 
 
 def is_same_origin(scope: Scope) -> bool:
+    """Whether a browser says that a page of this very host made the request."""
     sites = values_of(scope["headers"], b"sec-fetch-site")
     if sites:
         return sites == [b"same-origin"]
