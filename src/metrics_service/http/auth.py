@@ -15,7 +15,13 @@ from metrics_service.errors import ForbiddenError, MetricsServiceError, Unauthen
 from metrics_service.http.cookies import sign_in_token
 from metrics_service.http.diary_notes import signal_of
 from metrics_service.http.headers import Header
-from metrics_service.http.limits import JSON_PREFIX
+from metrics_service.http.limits import (
+    JSON_PREFIX,
+    KEYED_PREFIX,
+    LIVE_PATH,
+    SIGN_IN_PATH,
+    STATIC_PREFIX,
+)
 from metrics_service.http.links import LinkSigner, is_link, no_link, token_of
 from metrics_service.http.problems import send_problem
 from metrics_service.http.same_origin import SAFE_METHODS, check_same_origin, is_same_origin
@@ -28,10 +34,8 @@ PROTECTED = ("/api/", "/v1/")
 MAX_CREDENTIAL_LENGTH = 512
 PATH_SCOPES = frozenset({"ingest"})
 
-SIGN_IN_PATH = "/sign-in"
-LIVE_PATH = "/live"
 # Nobody is asked who he is there; all other paths are pages, which send strangers to sign in.
-_NO_PAGES = (*PROTECTED, "/i/", "/static/", "/schema", "/health")
+_NO_PAGES = (*PROTECTED, KEYED_PREFIX, STATIC_PREFIX, "/schema", "/health")
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 
 

@@ -7,6 +7,13 @@ from html import escape
 from litestar.types import Scope
 
 from metrics_service.http.headers import values_of
+from metrics_service.http.limits import (
+    JSON_PREFIX,
+    KEYED_PREFIX,
+    LIVE_PATH,
+    OTLP_PREFIX,
+    STATIC_PREFIX,
+)
 
 # Images may be data: the arrows of controls are drawn in the stylesheet.
 POLICY = (
@@ -27,8 +34,7 @@ HTML = "text/html"
 """As the framework wants it, which adds the charset."""
 HTML_UTF8 = f"{HTML}; charset=utf-8"
 
-STATIC_PREFIX = "/static/"
-_NOT_FOR_PEOPLE = ("/api/", "/v1/", "/i/", "/health", "/live", STATIC_PREFIX)
+_NOT_FOR_PEOPLE = (JSON_PREFIX, OTLP_PREFIX, KEYED_PREFIX, "/health", LIVE_PATH, STATIC_PREFIX)
 
 _ADVICE = {
     400: "The address of this page has a part that cannot be read.",

@@ -32,7 +32,10 @@ YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "
 IMPORT_PATH = "/api/v1/dashboards/import"
 OTLP_PREFIX = "/v1/"
 KEYED_PREFIX = "/i/"
-FORM_PATHS = frozenset({"/sign-in", "/sign-out"})
+STATIC_PREFIX = "/static/"
+LIVE_PATH = "/live"
+SIGN_IN_PATH, SIGN_OUT_PATH = "/sign-in", "/sign-out"
+FORM_PATHS = frozenset({SIGN_IN_PATH, SIGN_OUT_PATH})
 MASKED_TOKEN = f"{KEYED_PREFIX}:token"
 JSON_PREFIX = "/api/"
 

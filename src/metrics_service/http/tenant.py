@@ -11,8 +11,7 @@ from metrics_service.errors import (
     UnavailableError,
     UnknownHostError,
 )
-from metrics_service.http.browser import STATIC_PREFIX
-from metrics_service.http.limits import HEALTH_PATHS
+from metrics_service.http.limits import HEALTH_PATHS, STATIC_PREFIX
 from metrics_service.http.problems import send_problem
 from metrics_service.tenants.resolve import ServedTenant, TenantDirectory
 

@@ -9,9 +9,8 @@ from litestar.response import Redirect
 
 from metrics_service.errors import ForbiddenError, UnauthenticatedError
 from metrics_service.http.dependencies import AnyRequest
+from metrics_service.http.limits import SIGN_IN_PATH
 from metrics_service.web.page import REFRESH
-
-SIGN_IN = "/sign-in"
 
 
 async def admit(request: AnyRequest) -> Response[None] | None:
@@ -25,7 +24,7 @@ async def admit(request: AnyRequest) -> Response[None] | None:
         wanted = request.scope["path"]
         if query := request.scope["query_string"]:
             wanted += f"?{query.decode()}"
-        address = SIGN_IN if wanted == "/" else f"{SIGN_IN}?{urlencode({'next': wanted})}"
+        address = SIGN_IN_PATH if wanted == "/" else f"{SIGN_IN_PATH}?{urlencode({'next': wanted})}"
         return Redirect(address, status_code=303, headers={"cache-control": "no-store"})
     # A page that forgot to say what it requires is open to nobody.
     scope = request.route_handler.opt["scope"]

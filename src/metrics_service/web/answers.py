@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
+from itertools import chain
 from typing import TypeAlias
 from uuid import UUID
 
@@ -44,7 +45,7 @@ class Answers:
         if tenant_id is None:
             self._changed_at.clear()
             self._all_changed_at = self._clock()
-        elif any(key[0] == tenant_id for key in (*self._known, *self._making)):
+        elif any(key[0] == tenant_id for key in chain(self._known, self._making)):
             self._changed_at[tenant_id] = self._clock()
 
     async def get(

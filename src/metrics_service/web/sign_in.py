@@ -20,12 +20,12 @@ from metrics_service.http.browser import SECURITY_HEADERS
 from metrics_service.http.cookies import dropped, kept, sign_in_token
 from metrics_service.http.dependencies import AnyRequest, Database, requires
 from metrics_service.http.headers import content_type_of, values_of
+from metrics_service.http.limits import SIGN_IN_PATH, SIGN_OUT_PATH
 from metrics_service.http.problems import STATUS_OF, headers_of
 from metrics_service.http.same_origin import check_same_origin
 from metrics_service.tenants.resolve import ServedTenant
 from metrics_service.tenants.sign_ins import NewSignIn
 from metrics_service.users.write import People, email_of, sign_in
-from metrics_service.web.admission import SIGN_IN
 from metrics_service.web.page import page
 
 FORM = "application/x-www-form-urlencoded"
@@ -46,7 +46,7 @@ NO_COOKIE = (
 _is_local = re.compile(r"/(?![/\\])[^\x00-\x20\x7f-\x9f\\]*").fullmatch
 
 
-@get(SIGN_IN, include_in_schema=False)
+@get(SIGN_IN_PATH, include_in_schema=False)
 async def get_sign_in(request: AnyRequest) -> Response[bytes]:
     """Show the form, or go on for whoever has signed in."""
     wanted = local_path(request.query_params.get("next"))
@@ -55,7 +55,7 @@ async def get_sign_in(request: AnyRequest) -> Response[bytes]:
     return _form(request, wanted, wrong=NO_COOKIE if "arrived" in request.query_params else None)
 
 
-@post(SIGN_IN, include_in_schema=False)
+@post(SIGN_IN_PATH, include_in_schema=False)
 async def post_sign_in(request: AnyRequest) -> Response[bytes]:
     """Sign in; pages with something unsaved ask with `Accept: application/json` for no page."""
     # Else another site could sign somebody in as somebody else, and read what they write then.
@@ -76,18 +76,18 @@ async def post_sign_in(request: AnyRequest) -> Response[bytes]:
         headers = {**SECURITY_HEADERS, "set-cookie": kept(begun.token)}
         return Response(b"", status_code=204, headers=headers)
     # Not there at once: a browser that does not keep the cookie would be sent back without a word.
-    arrived = f"{SIGN_IN}?{urlencode({'arrived': '1', 'next': wanted})}"
+    arrived = f"{SIGN_IN_PATH}?{urlencode({'arrived': '1', 'next': wanted})}"
     return _go_to(arrived, cookie=kept(begun.token))
 
 
-@post("/sign-out", opt=requires(None), include_in_schema=False)
+@post(SIGN_OUT_PATH, opt=requires(None), include_in_schema=False)
 async def post_sign_out(request: AnyRequest) -> Response[bytes]:
     """End the sign-in of this browser."""
     check_same_origin(request.scope)
     token = sign_in_token(request.scope["headers"])
     if token is not None:
         await _database(request).sign_ins.end(_tenant(request).id, token)
-    return _go_to(SIGN_IN, cookie=dropped())
+    return _go_to(SIGN_IN_PATH, cookie=dropped())
 
 
 SIGNING_IN = [get_sign_in, post_sign_in, post_sign_out]

@@ -62,18 +62,29 @@ async def may_of(gallery: Gallery, row: DashboardConfig) -> May:
     )
 
 
+def about_of(request: AnyRequest) -> About:
+    """What the address of a dashboard's page asks for; raises `InvalidQueryError`."""
+    return About.of(page_query(request, FilterQuery), Viewer.of(request), default=DEFAULT_LAST)
+
+
+async def see_dashboard(
+    tx: AsyncSession, caller: Caller, dashboard_id: UUID
+) -> tuple[DashboardView, May]:
+    """A dashboard that the caller sees, and what they are offered there; raises `NotFoundError`."""
+    gallery = Gallery(tx, caller.principal)
+    row = await get_dashboard(gallery, dashboard_id)
+    return await gallery.view(row), await may_of(gallery, row)
+
+
 @get("/dashboards/{dashboard_id:uuid}", opt=requires("read"))
 async def get_dashboard_page(
     request: AnyRequest, caller: NamedDependency[Caller], dashboard_id: FromPath[UUID]
 ) -> Response[bytes]:
     """Show a dashboard: of the latest 30 days, unless its address or a widget says otherwise."""
-    query = page_query(request, FilterQuery)
-    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
+    about = about_of(request)
     sees_people = await caller.sees_people()
     async with caller.looking() as tx:
-        gallery = Gallery(tx, caller.principal)
-        row = await get_dashboard(gallery, dashboard_id)
-        view, may = await gallery.view(row), await may_of(gallery, row)
+        view, may = await see_dashboard(tx, caller, dashboard_id)
         people = await people_to_share_with(tx, view) if may.share and sees_people else []
     board = await board_html(request, caller, view, about, sees_people=sees_people)
     values = {

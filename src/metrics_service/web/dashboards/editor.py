@@ -12,10 +12,8 @@ from litestar.params import Body, FromPath
 
 from metrics_service.dashboards.pictures.figures import words
 from metrics_service.dashboards.pictures.lettering import clean
-from metrics_service.dashboards.repository import Gallery
 from metrics_service.dashboards.schemas import CONTENT, MAX_WIDGETS, Layout, Widgets
 from metrics_service.dashboards.widgets import Mark, widget_errors
-from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.tenancy import hot_door
 from metrics_service.errors import ForbiddenError, InvalidBodyError
 from metrics_service.http.bodies import JsonBody
@@ -23,19 +21,16 @@ from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.rollups.measures import MEASURES
 from metrics_service.rollups.ranges import TIMES
 from metrics_service.rollups.sources import SOURCES
-from metrics_service.web.about import About, FilterQuery
 from metrics_service.web.choices import fetch_choices
 from metrics_service.web.dashboards.board import read_board
 from metrics_service.web.dashboards.dashboard import (
-    DEFAULT_LAST,
     LONGEST_TITLE,
+    about_of,
     board_html,
-    may_of,
     people_to_share_with,
+    see_dashboard,
 )
 from metrics_service.web.page import page
-from metrics_service.web.query import page_query
-from metrics_service.web.viewer import Viewer
 
 SOURCE_WORDS = {"tool_metrics": "Tool calls", "model_calls": "Model calls", "sessions": "Sessions"}
 
@@ -52,13 +47,10 @@ async def get_dashboard_editor(
     request: AnyRequest, caller: NamedDependency[Caller], dashboard_id: FromPath[UUID]
 ) -> Response[bytes]:
     """The editor; without scripts it shows the dashboard, and says what is missing."""
-    query = page_query(request, FilterQuery)
-    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
+    about = about_of(request)
     sees_people = await caller.sees_people()
     async with caller.looking() as tx:
-        gallery = Gallery(tx, caller.principal)
-        row = await get_dashboard(gallery, dashboard_id)
-        view, may = await gallery.view(row), await may_of(gallery, row)
+        view, may = await see_dashboard(tx, caller, dashboard_id)
         if not may.edit:
             raise ForbiddenError("this dashboard was shared with you to be read, not to be changed")
         connection = await hot_door(tx)
@@ -122,8 +114,7 @@ async def post_preview(
     request: AnyRequest, caller: NamedDependency[Caller], data: Annotated[PreviewIn, Body()]
 ) -> Response[bytes]:
     """The figures of widgets that are stored nowhere; what is wrong with one is named as by the API."""
-    query = page_query(request, FilterQuery)
-    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
+    about = about_of(request)
     if errors := widget_errors(data.widgets, data.layout):
         raise InvalidBodyError(errors)
     sees_people = await caller.sees_people()

@@ -25,13 +25,11 @@ from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.models import DashboardConfig, DashboardVersion
 from metrics_service.db.tenancy import hot_door
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
-from metrics_service.web.about import About, FilterQuery
 from metrics_service.web.dashboards.board import read_board
-from metrics_service.web.dashboards.dashboard import DEFAULT_LAST, LONGEST_TITLE, may_of
+from metrics_service.web.dashboards.dashboard import LONGEST_TITLE, about_of, may_of
 from metrics_service.web.dashboards.version_words import Change, in_words
 from metrics_service.web.page import page
 from metrics_service.web.query import page_query
-from metrics_service.web.viewer import Viewer
 
 PAGE_SIZE = 50
 
@@ -109,8 +107,7 @@ async def get_version_page(
     version: FromPath[int],
 ) -> Response[bytes]:
     """Show what an old version would show now."""
-    query = page_query(request, FilterQuery)
-    about = About.of(query, Viewer.of(request), default=DEFAULT_LAST)
+    about = about_of(request)
     sees_people = await caller.sees_people()
     async with caller.snapshot() as tx:
         gallery = Gallery(tx, caller.principal)

@@ -17,6 +17,7 @@ from metrics_service.errors import (
 from metrics_service.http.cookies import sign_in_token
 from metrics_service.http.dependencies import requires
 from metrics_service.http.headers import adding
+from metrics_service.http.limits import LIVE_PATH
 from metrics_service.http.problems import send_problem
 from metrics_service.tenants.authenticate import Principal
 from metrics_service.tenants.sign_ins import KIND as PERSON
@@ -34,7 +35,7 @@ _HEADERS = [
 ]
 
 
-@asgi("/live", opt=requires("read"), copy_scope=False)
+@asgi(LIVE_PATH, opt=requires("read"), copy_scope=False)
 async def live(scope: Scope, receive: Receive, send: Send) -> None:
     """Tell a signed-in person's browser what changes; as bare as can be, because it stays open."""
     hub: Hub = Litestar.from_scope(scope).state["hub"]
