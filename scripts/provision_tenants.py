@@ -31,7 +31,12 @@ def provision_tenants(file: Path, jobs: int | None, is_dry_run: bool, as_json: b
     required. The whole file is checked before anything is done. A tenant that is there with the
     same slug and domain is left as it is.
     """
-    tenants = read_tenants(file, base_domain=load_settings().metrics_base_domain)
+    settings = load_settings()
+    tenants = read_tenants(
+        file,
+        base_domain=settings.metrics_base_domain,
+        operator_domain=settings.metrics_operator_domain,
+    )
     with opened_database() as opened, progress() as advance:
         report = asyncio.run(
             provision_many(

@@ -1,15 +1,18 @@
 """A migrated database per run and worker, a fresh tenant per test.
 
 Without options everything runs on the embedded server. `--admin-url DSN` runs the same tests on
-another one, whose login may create roles and databases.
+another one, whose login may create roles and databases; `--pooler` puts PgBouncer between the service
+and the server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,8 +22,11 @@ from uuid import uuid4
 
 import asyncpg
 import msgspec
+import places
 import pytest
+import structlog
 from hypothesis import settings as hypothesis_settings
+from poolers import pooler_to
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.addresses import MIGRATOR_LOGIN, RUNTIME_LOGIN, SUPERUSER, Addresses
@@ -68,6 +74,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("TEST_ADMIN_URL"),
         help="run on this server instead of the embedded one (or TEST_ADMIN_URL)",
     )
+    parser.addoption(
+        "--pooler",
+        action="store_true",
+        help="the runtime login reaches the server through PgBouncer in transaction mode",
+    )
     parser.addoption("--no-skips", action="store_true", help="a skipped test is a failed one")
 
 
@@ -83,11 +94,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if threading.current_thread() is threading.main_thread():
         # In the background of a shell it is ignored, by us and then by all that we start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Commands run in this process too, beside applications that log: no line is a command's output.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if SERVER_ROOT in os.environ:
         return
     # Not pytest's own directory: sockets want it short, and the server, which is another user when
     # we are root, must be able to enter. Worker processes inherit the variable.
-    root = Path(tempfile.mkdtemp(prefix="metrics-service-tests-"))
+    root = Path(tempfile.mkdtemp(prefix="metrics-service-tests-", dir=places.for_run()))
     root.chmod(0o755)
     os.environ[SERVER_ROOT] = str(root)
     config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
@@ -108,17 +121,26 @@ def admin_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
         yield lambda database: urlunsplit(parts._replace(path=f"/{database}"))
         return
     root = request.getfixturevalue("server_root")
+    _prepare(root)
     with embedded_server(root) as server:
-        asyncio.run(_hurry(server.dsn(SUPERUSER, "postgres")))
         yield lambda database: server.dsn(SUPERUSER, database)
 
 
+def _prepare(root: Path) -> None:
+    """Make the server as tests want it: once, by whichever process comes first."""
+    with (root / "prepared").open("a") as prepared:
+        fcntl.flock(prepared, fcntl.LOCK_EX)
+        if prepared.tell() == 0:
+            with embedded_server(root) as server:
+                asyncio.run(_hurry(server.dsn(SUPERUSER, "postgres")))
+            prepared.write("yes")
+
+
 async def _hurry(admin_dsn: str) -> None:
-    """Wait for no disk: what is stored here is thrown away, and nobody pulls the plug."""
+    """Wait for no disk, as what is stored here is thrown away, and serve all processes of a run at once."""
     connection = await asyncpg.connect(admin_dsn)
-    for setting in ("fsync", "full_page_writes"):
-        await connection.execute(f"ALTER SYSTEM SET {setting} = off")
-    await connection.execute("SELECT pg_reload_conf()")
+    for setting in ("fsync = off", "full_page_writes = off", "max_connections = 400"):
+        await connection.execute(f"ALTER SYSTEM SET {setting}")
     await connection.close()
 
 
@@ -151,11 +173,19 @@ def _as(dsn: str, login: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def addresses(new_database: Callable[[], Addresses], admin_url: Callable[[str], str]) -> Addresses:
+def addresses(
+    request: pytest.FixtureRequest,
+    new_database: Callable[[], Addresses],
+    admin_url: Callable[[str], str],
+) -> Iterator[Addresses]:
     """A database with roles and registry, shared by the tests of one worker."""
     made = new_database()
     asyncio.run(initialise(made, admin_url(urlsplit(made.runtime).path.removeprefix("/"))))
-    return made
+    if not request.config.getoption("--pooler"):
+        yield made
+        return
+    with pooler_to(made.runtime) as pooler:
+        yield msgspec.structs.replace(made, runtime=pooler.dsn)
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +193,7 @@ def settings(addresses: Addresses, server_root: Path) -> Settings:
     return Settings(
         metrics_data_dir=str(server_root),
         database_url=addresses.runtime,
+        database_direct_url=addresses.direct,
         database_owner_url=addresses.owner,
         metrics_secret_key="a secret key that only tests ever use",
         metrics_auth_failures_per_minute=0,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -84,10 +84,11 @@ def serving(
     data: Path = DATA,
     pool_max: int = 10,
     program: Sequence[str] = (),
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
     """Run `floor`, or the product of a source tree, with one worker and without a log of accesses.
 
-    `program`: what Python is to run instead, which is told the port.
+    `program`: what Python is to run instead, which is told the port. `more`: of its environment.
     """
     port = _free_port()
     is_floor = name == "floor"
@@ -99,6 +100,7 @@ def serving(
         "METRICS_SECRET_KEY": SECRET,
         "METRICS_LOG_LEVEL": "warning",
         "BENCH_DATA": str(data),
+        **(more or {}),
     }
     what = [str(HERE / "floor.py")] if is_floor else ["-m", "metrics_service", "serve"]
     process = subprocess.Popen(

@@ -155,6 +155,23 @@ class UnavailableError(MetricsServiceError):
         self.retry_after_s = retry_after_s
 
 
+class TransientError(UnavailableError):
+    """Undone by chance, and wholly: the same may succeed at once."""
+
+    def __init__(self) -> None:
+        super().__init__("the service was interrupted")
+
+
+class CommitUnknownError(UnavailableError):
+    """The connection was lost after COMMIT was sent and before it was answered."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database was lost while the change was being stored: it may be stored, or not;"
+            " look before you send it again"
+        )
+
+
 class StatementTimeoutError(MetricsServiceError):
     """The database took longer than the tenant's limit for one statement."""
 

@@ -6,7 +6,7 @@ import json as plain_json
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import PurePath
 from typing import Any
@@ -17,7 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 MAX_FRAMES = 15
 MAX_LINKS = 5
-QUIET = ("asyncio", "httpx", "httpcore", "alembic.runtime.migration")
+QUIET = ("asyncio", "httpx", "httpcore", "alembic", "metrics_service.db.pool")
 
 GRANIAN_LOGGING: dict[str, Any] = {
     "version": 1,
@@ -32,6 +32,23 @@ GRANIAN_LOGGING: dict[str, Any] = {
 """For Granian's `log_dictconfig`: its lines go through ours, its access log is replaced by ours."""
 
 
+Tracing = Callable[[], tuple[str, str] | None]
+"""The ids of the trace and of the span that a line belongs to."""
+
+
+class _Outside:
+    """Who, besides standard output, has to do with the lines; nobody, until somebody asks for them."""
+
+    __slots__ = ("take", "tracing")
+
+    def __init__(self) -> None:
+        self.take: Callable[[EventDict], None] | None = None
+        self.tracing: Tracing | None = None
+
+
+_outside = _Outside()
+
+
 class ExceptionSummary(msgspec.Struct, frozen=True):
     """One exception as the log shows it."""
 
@@ -44,12 +61,15 @@ def configure_logging(level: str, *, json: bool) -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         describe_exception,
     ]
     render: list[Processor] = (
-        [render_json] if json else [_spell_out_exception, structlog.dev.ConsoleRenderer()]
+        [_tell_outside, render_json]
+        if json
+        else [_tell_outside, _spell_out_exception, structlog.dev.ConsoleRenderer()]
     )
     structlog.configure(
         processors=[*common, *render],
@@ -62,6 +82,31 @@ def configure_logging(level: str, *, json: bool) -> None:
         cache_logger_on_first_use=True,
     )
     _configure_stdlib(number, common, render)
+
+
+def name_traces(tracing: Tracing) -> Callable[[], None]:
+    """Write the ids of trace and span into every line that belongs to one. Call what this gives to end it."""
+    _outside.tracing = tracing
+
+    def stop() -> None:
+        if _outside.tracing is tracing:
+            _outside.tracing = None
+
+    return stop
+
+
+def tell_lines(take: Callable[[EventDict], None]) -> Callable[[], None]:
+    """Give every line that is written to `take` too, which must not wait, raise or keep the dict itself.
+
+    Call what this gives to end it.
+    """
+    _outside.take = take
+
+    def stop() -> None:
+        if _outside.take is take:
+            _outside.take = None
+
+    return stop
 
 
 def exception_summary(error: BaseException) -> list[ExceptionSummary]:
@@ -132,6 +177,19 @@ def _configure_stdlib(level: int, common: list[Processor], render: list[Processo
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if _outside.tracing is not None and (found := _outside.tracing()) is not None:
+        event.setdefault("trace_id", found[0])
+        event.setdefault("span_id", found[1])
+    return event
+
+
+def _tell_outside(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if _outside.take is not None:
+        _outside.take(event)
+    return event
 
 
 def _spell_out_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

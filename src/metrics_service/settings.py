@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -18,7 +19,10 @@ from metrics_service.errors import SettingsError
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
+Percent = Annotated[int, Meta(ge=1, le=100)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+PreparedStatements = Literal["auto", "on", "off"]
+"""Whether the driver keeps statements prepared; `auto` does not where it finds a pooler."""
 
 # A variable with one of these beginnings is ours: one that we do not know is a misspelling.
 OUR_PREFIXES = ("METRICS_", "DATABASE_", "DB_RETRY_", "SLOW_QUERY_", "REDIS_")
@@ -26,6 +30,7 @@ OUR_PREFIXES = ("METRICS_", "DATABASE_", "DB_RETRY_", "SLOW_QUERY_", "REDIS_")
 CLIENTS_KEY = "METRICS_INGEST_KEY"
 # Canonical already: lower case, no dot at the end.
 DOMAIN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+_between_replicas = re.compile(r",(?=\s*postgres(?:ql)?://)")
 SECRET_FILE = "secret_key"  # noqa: S105  # a name
 MIN_SECRET_LENGTH = 32
 
@@ -46,13 +51,15 @@ class Settings(
     database_pool_max: Positive = 10
     database_pool_timeout_ms: Positive = 5000
     database_query_timeout_ms: Positive = 10000
+    database_prepared_statements: PreparedStatements = "auto"
     slow_query_threshold_ms: Positive = 1000
     db_retry_attempts: Positive = 5
     db_retry_delay_ms: Positive = 500
     redis_url: str | None = None
     metrics_data_dir: str = ".metrics-service"
     metrics_base_domain: Annotated[str, Meta(pattern=DOMAIN)] = "localhost"
-    metrics_operator_domain: str | None = None
+    metrics_operator_domain: Annotated[str, Meta(pattern=DOMAIN)] | None = None
+    """Where operators look; nothing is served there without it."""
     metrics_secret_key: str | None = None
     metrics_host: str = "127.0.0.1"
     metrics_port: Port = 8000
@@ -61,8 +68,19 @@ class Settings(
     metrics_log_level: Literal["debug", "info", "warning", "error"] = "info"
     metrics_trusted_proxies: str = ""
     metrics_auth_failures_per_minute: NotNegative = 20
+    metrics_requests_per_second: NotNegative = 500
+    """Of one tenant, in each process, or in all together where there is Redis; 0 is no limit."""
     metrics_streams_max: Positive = 2000
     metrics_prices_file: str | None = None
+    metrics_health_interval_ms: Annotated[int, Meta(ge=100, le=20_000)] = 10_000
+    """How often a process looks after itself and reports."""
+    metrics_health_latency_ms: Positive = 250
+    """From where on a database that answers is degraded."""
+    metrics_health_pool_percent: Percent = 90
+    metrics_health_disk_free_percent: Percent = 10
+    metrics_health_replica_lag_ms: Positive = 10_000
+    metrics_drain_delay_ms: NotNegative = 0
+    """How long a worker that was told to end serves on, not ready any more."""
 
     @property
     def data_dir(self) -> Path:
@@ -79,6 +97,13 @@ class Settings(
     @property
     def is_embedded(self) -> bool:
         return self.database_url is None
+
+    @property
+    def replica_urls(self) -> list[str]:
+        """A DSN for each replica; one may name several hosts, with commas between them."""
+        if self.database_replica_urls is None:
+            return []
+        return [url.strip() for url in _between_replicas.split(self.database_replica_urls)]
 
     @property
     def trusted_proxies(self) -> list[IPv4Network | IPv6Network]:
@@ -143,6 +168,8 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("DATABASE_POOL_MIN is larger than DATABASE_POOL_MAX")
     for name in ("database_url", "database_owner_url", "database_direct_url"):
         _check_dsn(name.upper(), getattr(settings, name))
+    for url in settings.replica_urls:
+        _check_dsn("DATABASE_REPLICA_URLS", url)
     for name in ("database_owner_url", "database_direct_url"):
         if settings.database_url is None and getattr(settings, name) is not None:
             raise SettingsError(f"{name.upper()} is set without DATABASE_URL")

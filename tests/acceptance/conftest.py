@@ -40,7 +40,7 @@ with warnings.catch_warnings():
     from metrics_service.app import create_app
 
 SOURCE = Path(__file__).parents[2] / "src"
-SERVER_STARTS_S = 30.0
+SERVER_STARTS_S = 90.0
 
 QUIET = 50  # critical
 
@@ -76,6 +76,24 @@ async def _lived(app: Any) -> AsyncIterator[None]:
         await life
 
 
+@asynccontextmanager
+async def client_of(
+    app: Any, peer: tuple[str, int] = ("192.0.2.7", 40000)
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application that lives in this process."""
+    # What the service answers is read whole; so a failure in it must not hide behind an exception.
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=peer)
+    async with (
+        _lived(app),
+        httpx.AsyncClient(
+            transport=transport,
+            base_url="http://testserver",
+            event_hooks={"response": [check_answer]},
+        ) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(scope="session")
 def open_app(settings: Settings, addresses: Addresses) -> OpenApp:
     """Start a further application, as another process would run it, with settings of its own."""
@@ -88,16 +106,7 @@ def open_app(settings: Settings, addresses: Addresses) -> OpenApp:
         app = create_app(
             changed, runtime_dsn=dsn or addresses.runtime, direct_dsn=dsn or addresses.direct
         )
-        # What the service answers is read whole; so a failure in it must not hide behind an exception.
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=peer)
-        async with (
-            _lived(app),
-            httpx.AsyncClient(
-                transport=transport,
-                base_url="http://testserver",
-                event_hooks={"response": [check_answer]},
-            ) as client,
-        ):
+        async with client_of(app, peer) as client:
             yield client
 
     return opened
@@ -156,6 +165,7 @@ def wire(settings: Settings, addresses: Addresses) -> Iterator[Wire]:
         "PYTHONPATH": str(SOURCE),
         "PYTHONWARNINGS": "ignore",
         "DATABASE_URL": addresses.runtime,
+        "DATABASE_DIRECT_URL": addresses.direct,
         "METRICS_SECRET_KEY": str(settings.metrics_secret_key),
         "METRICS_AUTH_FAILURES_PER_MINUTE": "0",
         "METRICS_LOG_LEVEL": "warning",
@@ -223,6 +233,12 @@ def new_together(addresses: Addresses) -> Callable[[], Awaitable[Together]]:
 @pytest.fixture(scope="session")
 async def tenant_once(new_together: Callable[[], Awaitable[Together]]) -> Together:
     """One tenant for all tests that only look, or are refused."""
+    return await new_together()
+
+
+@pytest.fixture(scope="module")
+async def shared_tenant(new_together: Callable[[], Awaitable[Together]]) -> Together:
+    """One tenant for tests of one module that leave nothing by which another would go wrong."""
     return await new_together()
 
 

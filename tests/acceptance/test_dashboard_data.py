@@ -307,7 +307,7 @@ async def test_a_widget_that_is_broken_off_does_not_take_the_others_with_it(
         await owner.execute(text(f"LOCK TABLE {where} IN ACCESS EXCLUSIVE MODE"))
 
         async with tenant_connection(engine, context) as connection:
-            answered = await answer(connection, widgets, day)
+            answered = await answer(connection, widgets, Asked.of(day))
 
     one, two, three = answered.data
     assert [row["count"] for row in one.rows] == [20, 20]

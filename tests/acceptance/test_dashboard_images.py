@@ -180,11 +180,10 @@ async def test_who_has_the_picture_already_is_told_so(client, new_tenant):
         ({"scale": "2"}, "scale"),
     ],
 )
-async def test_a_bad_parameter_is_named(client, new_tenant, query, named):
-    tenant = await new_tenant()
-    one = await stored_dashboard(client, tenant)
+async def test_a_bad_parameter_is_named(client, shared_tenant, query, named):
+    one = await stored_dashboard(client, shared_tenant)
 
-    response = await client.get(image_path(one), params=query, headers=tenant.headers)
+    response = await client.get(image_path(one), params=query, headers=shared_tenant.headers)
 
     assert named in check_problem(response, 400)["detail"]
 

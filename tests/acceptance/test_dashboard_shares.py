@@ -239,15 +239,14 @@ async def test_only_the_owner_and_admins_share(client, new_tenant, new_person):
         ("id", {"kind": "link", "id": str(uuid4())}),
     ],
 )
-async def test_a_share_that_cannot_be_is_refused_by_name(client, new_together, field, body):
-    tenant = await new_together()
-    one = await stored_dashboard(client, tenant)
+async def test_a_share_that_cannot_be_is_refused_by_name(client, shared_tenant, field, body):
+    one = await stored_dashboard(client, shared_tenant)
 
-    response = await share(client, tenant, one, **body)
+    response = await share(client, shared_tenant, one, **body)
 
     (error,) = check_problem(response, 422)["errors"]
     assert error["field"] == field
-    assert await rows_of(client, f"{PATH}/{one['id']}/shares", tenant) == []
+    assert await rows_of(client, f"{PATH}/{one['id']}/shares", shared_tenant) == []
 
 
 async def test_it_is_shared_with_users_of_this_tenant_and_not_with_its_owner(

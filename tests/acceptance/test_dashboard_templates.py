@@ -23,11 +23,11 @@ async def test_the_templates_are_listed_with_what_they_are_about(client, tenant_
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-async def test_a_template_can_be_posted_as_it_is(client, new_tenant, name):
-    tenant = await new_tenant()
-    given = (await client.get(f"{PATH}/{name}", headers=tenant.headers)).json()
+async def test_a_template_can_be_posted_as_it_is(client, shared_tenant, name):
+    headers = shared_tenant.headers
+    given = (await client.get(f"{PATH}/{name}", headers=headers)).json()
 
-    posted = await client.post("/api/v1/dashboards", json=given, headers=tenant.headers)
+    posted = await client.post("/api/v1/dashboards", json=given, headers=headers)
 
     assert posted.status_code == 201, posted.text
     created = posted.json()

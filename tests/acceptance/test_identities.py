@@ -163,13 +163,11 @@ async def test_another_rule_for_the_same_is_a_conflict(new_tenant, ask):
         ({"kind": "account_id", "value": "a", "user_email": "nobody"}, "user_email"),
     ],
 )  # fmt: skip
-async def test_a_rule_that_cannot_be_is_refused_by_its_field(new_tenant, ask, body, field):
-    tenant = await new_tenant()
-
-    problem = await ask(tenant, "POST", RULES, body, status=422)
+async def test_a_rule_that_cannot_be_is_refused_by_its_field(shared_tenant, ask, body, field):
+    problem = await ask(shared_tenant, "POST", RULES, body, status=422)
 
     assert [error.get("field") for error in problem["errors"]] == [field] or field is None
-    assert (await ask(tenant, "GET", RULES))["data"] == []
+    assert (await ask(shared_tenant, "GET", RULES))["data"] == []
 
 
 @pytest.mark.parametrize(

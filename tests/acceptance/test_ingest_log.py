@@ -13,7 +13,7 @@ from acceptance.export import JSON, PROTOBUF, export, good, log, logs, span, too
 from acceptance.talk import check_problem, check_refusal, check_status, session, tool_metric
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import TenantContext, tenant_connection
-from metrics_service.http.throttle import IN_FLIGHT_A_TENANT
+from metrics_service.http.in_flight import IN_FLIGHT_A_TENANT
 from metrics_service.ingest.diary_page import MAX_REASONS, MAX_STRANGERS_LINES
 from metrics_service.ingest.write_telemetry import TelemetryWriter
 from metrics_service.tenants.keys import revoke_key
@@ -279,9 +279,9 @@ async def mistake(client, headers, kind):
 
 @pytest.mark.parametrize(("kind", "status", "signal", "encoding", "says", "advice"), REFUSALS)
 async def test_whatever_is_refused_shows_with_its_reason_and_its_key(
-    client, new_tenant, kind, status, signal, encoding, says, advice
+    client, new_tenant, shared_tenant, kind, status, signal, encoding, says, advice
 ):
-    tenant, other = await new_tenant(), await new_tenant()
+    tenant, other = await new_tenant(), shared_tenant
 
     response = await mistake(client, tenant.headers | {"User-Agent": AGENT}, kind)
 

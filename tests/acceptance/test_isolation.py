@@ -79,6 +79,8 @@ SCOPES = {
     ("GET", "/api/v1/dashboard-templates/{name}"): "read",
     ("POST", "/api/v1/dashboard-templates/{name}/copy"): "write",
     ("GET", "/api/v1/ingest-log"): "admin",
+    ("GET", "/api/v1/slow-queries"): "admin",
+    ("GET", "/api/v1/slow-queries/summary"): "admin",
     ("GET", "/api/v1/keys"): "admin",
     ("POST", "/api/v1/keys"): "admin",
     ("DELETE", "/api/v1/keys/{id}"): "admin",
@@ -142,8 +144,9 @@ SUMMARIES = {
     "/api/v1/sessions/summary",
 }
 WITH_ID = sorted(route for route in SCOPES if "{id}" in route[1])
-# Settings are no list, and templates are everybody's.
-NO_ROWS = {"/api/v1/settings", "/api/v1/dashboard-templates"}
+# Settings are no list, and templates are everybody's; slow statements come by themselves, and have
+# their own tests in test_slow_queries.py.
+NO_ROWS = {"/api/v1/settings", "/api/v1/dashboard-templates", "/api/v1/slow-queries"}
 LISTS = sorted(
     path
     for method, path in SCOPES

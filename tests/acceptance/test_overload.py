@@ -25,13 +25,15 @@ from acceptance.talk import (
 )
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
-from metrics_service.http import limits, turns
+from metrics_service.http import limits
 
 ME = "/api/v1/me"
 SESSIONS = "/api/v1/sessions"
 DASHBOARDS = "/api/v1/dashboards"
 TOOL_BATCH = "/api/v1/tool-metrics/batch"
 IN_FLIGHT = 64
+AT_ONCE_S = 3
+"""What does not wait for what is stuck takes less, also on a machine that has much else to do."""
 
 
 class Slow:
@@ -312,19 +314,19 @@ async def test_a_tenant_whose_writes_are_stuck_leaves_connections_to_the_others(
     open_app, new_tenant, addresses
 ):
     tenant, other = await new_tenant(), await new_tenant()
-    changes = {"database_pool_max": 4, "database_pool_timeout_ms": 300}
-    async with open_app(**changes) as client:
+    async with open_app(database_pool_max=4) as client:
         async with locked(addresses, tenant, "metrics_sessions"):
             stuck = [
                 asyncio.create_task(export(client, tenant.headers, "logs", good("logs")))
                 for _ in range(8)
             ]
             await asyncio.sleep(0.5)
-            served = await asyncio.gather(
-                export(client, other.headers, "logs", good("logs")),
-                client.get(SESSIONS, headers=other.headers),
-                client.get(DASHBOARDS, headers=tenant.headers),
-            )
+            async with asyncio.timeout(AT_ONCE_S):
+                served = await asyncio.gather(
+                    export(client, other.headers, "logs", good("logs")),
+                    client.get(SESSIONS, headers=other.headers),
+                    client.get(DASHBOARDS, headers=tenant.headers),
+                )
             is_stuck = not any(task.done() for task in stuck)
         answers = await asyncio.gather(*stuck)
 
@@ -337,13 +339,12 @@ async def test_a_tenant_whose_dashboards_are_stuck_leaves_connections_to_the_oth
     open_app, new_tenant, addresses
 ):
     tenant, other = await new_tenant(), await new_tenant()
-    changes = {"database_pool_max": 3, "database_pool_timeout_ms": 300}
     number = {
         "id": "n",
         "kind": "number",
         "query": {"source": "tool_metrics", "measures": ["count"]},
     }
-    async with open_app(**changes) as client:
+    async with open_app(database_pool_max=3) as client:
         made = await client.post(
             DASHBOARDS, json=dashboard(layout={}, widgets=[number]), headers=tenant.headers
         )
@@ -354,10 +355,11 @@ async def test_a_tenant_whose_dashboards_are_stuck_leaves_connections_to_the_oth
                 for _ in range(8)
             ]
             await asyncio.sleep(0.5)
-            served = await asyncio.gather(
-                client.get(SESSIONS, headers=other.headers),
-                client.get(DASHBOARDS, headers=tenant.headers),
-            )
+            async with asyncio.timeout(AT_ONCE_S):
+                served = await asyncio.gather(
+                    client.get(SESSIONS, headers=other.headers),
+                    client.get(DASHBOARDS, headers=tenant.headers),
+                )
         answers = await asyncio.gather(*stuck)
 
     assert [answer.status_code for answer in served] == [200] * 2
@@ -366,11 +368,10 @@ async def test_a_tenant_whose_dashboards_are_stuck_leaves_connections_to_the_oth
 
 @pytest.mark.parametrize("signal", SIGNALS)
 async def test_an_export_that_has_no_turn_in_time_is_503_and_then_it_is_over(
-    open_app, new_tenant, addresses, monkeypatch, signal
+    open_app, new_tenant, addresses, signal
 ):
     tenant = await new_tenant()
-    monkeypatch.setattr(turns, "PATIENCE_S", 0.2)
-    async with open_app(database_pool_max=2) as client:
+    async with open_app(database_pool_max=2, database_pool_timeout_ms=200) as client:
         async with locked(addresses, tenant, "metrics_sessions"):
             first = asyncio.create_task(export(client, tenant.headers, "logs", good("logs")))
             await asyncio.sleep(0.5)
@@ -431,7 +432,11 @@ async def test_while_the_database_is_away_it_is_503_and_afterwards_all_is_well(
             await client.get(ME, headers={"Host": "somebody.localhost"}),
             await client.get(ME, headers={**tenant.headers, "Authorization": "Bearer x"}),
         ]
-        health = [await client.get(f"/health/{one}") for one in ("live", "ready")]
+        live = await client.get("/health/live")
+        async with asyncio.timeout(5):
+            # Probes are answered by what was found within the last second.
+            while (await client.get("/health/ready")).status_code != 503:
+                await asyncio.sleep(0.05)
         line.mend()
         async with asyncio.timeout(10):
             while (await client.get("/health/ready")).status_code != 200:
@@ -444,7 +449,7 @@ async def test_while_the_database_is_away_it_is_503_and_afterwards_all_is_well(
     for answer in away:
         check_problem(answer, 503)
         assert int(answer.headers["retry-after"]) >= 1
-    assert [answer.status_code for answer in health] == [200, 503]
+    assert live.status_code == 200
     assert after == {"inserted": 1, "duplicates": 1}
 
 

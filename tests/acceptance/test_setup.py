@@ -50,10 +50,9 @@ async def test_the_list_names_agents_and_what_they_speak(client, tenant_once):
 
 @pytest.mark.parametrize("agent", sorted(AGENTS))
 async def test_every_agent_is_shown_with_this_tenants_address_and_no_other(
-    client, new_together, tenant_once, agent
+    client, shared_tenant, tenant_once, agent
 ):
-    other = await new_together()
-    host = tenant_once.headers["Host"]
+    other, host = shared_tenant, tenant_once.headers["Host"]
 
     setup = await show(client, tenant_once, agent, headers={"Host": f"{host}:8123"})
 
@@ -248,14 +247,12 @@ async def test_a_wrong_parameter_is_named(client, tenant_once, agent, query, wor
         ({"key": {"name": "x"}, "team": "a\0b"}, "team"),
     ],
 )
-async def test_a_wrong_field_is_named_and_no_key_is_made(client, new_tenant, body, field):
-    tenant = await new_tenant()
-
-    response = await client.post(f"{PATH}/cursor", json=body, headers=tenant.headers)
+async def test_a_wrong_field_is_named_and_no_key_is_made(client, shared_tenant, body, field):
+    response = await client.post(f"{PATH}/cursor", json=body, headers=shared_tenant.headers)
 
     (error,) = check_problem(response, 422)["errors"]
     assert field in f"{error['field']}: {error['reason']}"
-    assert len(await rows_of(client, "/api/v1/keys", tenant)) == 1
+    assert len(await rows_of(client, "/api/v1/keys", shared_tenant)) == 1
 
 
 async def test_hostile_names_arrive_as_text(client, tenant_once):

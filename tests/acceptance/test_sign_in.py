@@ -23,9 +23,12 @@ from argon2 import PasswordHasher
 from acceptance.talk import check_problem, stored_dashboard
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.tenancy import TenantContext, tenant_connection
+from metrics_service.http.admission import Admission
 from metrics_service.http.auth import LIVE_PATH, CredentialGate
+from metrics_service.http.in_flight import IN_FLIGHT_A_TENANT
 from metrics_service.http.limits import MAX_FORM_BYTES
-from metrics_service.http.throttle import IN_FLIGHT_A_TENANT, FailureThrottle
+from metrics_service.http.rate import RateLimit
+from metrics_service.http.throttle import FailureThrottle
 from metrics_service.otlp.openapi import LOGS
 from metrics_service.tenants import lifecycle
 from metrics_service.tenants import passwords as passwords_module
@@ -34,7 +37,7 @@ from metrics_service.tenants.passwords import Passwords
 from metrics_service.tenants.sign_ins import LIFETIME
 from metrics_service.users.schemas import NewUser
 from metrics_service.users.write import People, change_role, create_user
-from metrics_service.web.sign_in import local_path
+from metrics_service.web.sign_in_form import local_path
 
 HOLDS_EVERYWHERE_AFTER_S = 2.0
 COOKIE = "__Host-metrics"
@@ -921,6 +924,8 @@ async def test_machines_and_people_each_have_places_of_their_own():
         sign_ins=Everybody("user"),
         throttle=FailureThrottle(0),
         trusted_proxies=[ip_network("10.0.0.0/8")],
+        rate=RateLimit(0),
+        admission=Admission(1),
     )
 
     async def ask(path, *headers):

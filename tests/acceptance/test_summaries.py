@@ -30,8 +30,17 @@ async def counted(client, tenant, path, **query):
 
 @pytest.fixture
 async def tenant(client, new_tenant):
+    return await with_six_calls(client, await new_tenant())
+
+
+@pytest.fixture(scope="module")
+async def tenant_read(client, new_together):
+    """One for all tests that only read."""
+    return await with_six_calls(client, await new_together())
+
+
+async def with_six_calls(client, made):
     """Three calls on each side of midnight of the tenth of March in Berlin, in two teams."""
-    made = await new_tenant()
     await stored_session(
         client, made, agent="codex", external_id="web", team="web", repository="acme/shop",
         started_at="2026-03-09T22:00:00Z", user_email="ada@example.com",
@@ -52,11 +61,11 @@ async def tenant(client, new_tenant):
     return made
 
 
-async def test_days_weeks_and_months_are_the_viewers(client, tenant):
+async def test_days_weeks_and_months_are_the_viewers(client, tenant_read):
     midnight = {"from": "2026-03-09T22:00:00Z", "to": "2026-03-10T00:00:00Z"}
 
     async def days(zone, unit="day"):
-        return await counted(client, tenant, TOOLS, group_by=unit, tz=zone, **midnight)
+        return await counted(client, tenant_read, TOOLS, group_by=unit, tz=zone, **midnight)
 
     assert await days("UTC") == {("2026-03-09T00:00:00Z",): 6}
     assert await days("Europe/Berlin") == {
@@ -73,8 +82,8 @@ async def test_days_weeks_and_months_are_the_viewers(client, tenant):
     }
 
 
-async def test_what_was_asked_and_how_fresh_the_answer_is_stands_beside_it(client, tenant):
-    meta = (await summary(client, tenant, TOOLS, group_by="day", tz="Asia/Kolkata"))["meta"]
+async def test_what_was_asked_and_how_fresh_the_answer_is_stands_beside_it(client, tenant_read):
+    meta = (await summary(client, tenant_read, TOOLS, group_by="day", tz="Asia/Kolkata"))["meta"]
 
     assert datetime.fromisoformat(meta.pop("updated_at")).tzinfo is not None
     (note,) = meta.pop("notes")
@@ -99,8 +108,8 @@ async def test_what_was_asked_and_how_fresh_the_answer_is_stands_beside_it(clien
         ({"team": "web", "tool_name": "Read", "from": "2026-03-09T23:00:00Z"}, 1),
     ],
 )
-async def test_filters_choose_what_is_counted(client, tenant, query, count):
-    (row,) = (await summary(client, tenant, TOOLS, **query))["data"]
+async def test_filters_choose_what_is_counted(client, tenant_read, query, count):
+    (row,) = (await summary(client, tenant_read, TOOLS, **query))["data"]
 
     assert row["count"] == count
 
@@ -176,20 +185,18 @@ async def test_a_plus_that_became_a_space_is_told_of(client, tenant_once, path):
     assert "%2B" not in check_problem(other, 400)["detail"]
 
 
-async def test_a_row_says_what_it_is_about_before_its_figures(client, tenant):
+async def test_a_row_says_what_it_is_about_before_its_figures(client, tenant_read):
     for path, by in ((TOOLS, "tool_name,day"), (SESSIONS, "session_type,agent")):
-        (row, *_) = (await summary(client, tenant, path, group_by=by))["data"]
+        (row, *_) = (await summary(client, tenant_read, path, group_by=by))["data"]
         assert set(list(row)[:2]) == set(by.split(","))
 
 
 @pytest.mark.parametrize("path", [TOOLS, SESSIONS])
-async def test_another_tenants_work_is_not_counted(client, tenant, new_tenant, path):
-    stranger = await new_tenant()
-
+async def test_another_tenants_work_is_not_counted(client, tenant_read, shared_tenant, path):
     for by in ("", "day", "team,user_id,repository,agent,day"):
-        rows = (await summary(client, stranger, path, group_by=by, tz="Europe/Berlin"))["data"]
+        rows = (await summary(client, shared_tenant, path, group_by=by, tz="Europe/Berlin"))["data"]
         assert sum(row["count"] for row in rows) == 0
-    (own,) = (await summary(client, tenant, path))["data"]
+    (own,) = (await summary(client, tenant_read, path))["data"]
     assert own["count"] > 0
 
 

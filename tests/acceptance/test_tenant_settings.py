@@ -100,14 +100,14 @@ async def test_only_an_administrator_sees_and_changes_them(client, new_tenant, n
         ([], None),
     ],
 )
-async def test_what_is_no_setting_is_refused_and_changes_nothing(client, new_tenant, body, field):
-    tenant = await new_tenant()
-
-    response = await client.patch(PATH, json=body, headers=tenant.headers)
+async def test_what_is_no_setting_is_refused_and_changes_nothing(
+    client, shared_tenant, body, field
+):
+    response = await client.patch(PATH, json=body, headers=shared_tenant.headers)
 
     (error,) = check_problem(response, 422)["errors"]
     assert error.get("field") == field
-    assert await settings_of(client, tenant) == DEFAULTS
+    assert await settings_of(client, shared_tenant) == DEFAULTS
 
 
 async def test_a_setting_that_this_release_does_not_know_does_no_harm(client, new_tenant, engine):

@@ -235,12 +235,15 @@ async def test_the_same_items_are_duplicates_however_they_are_sent_again(client,
         {"id": str(uuid4())},
     ],
 )
-async def test_an_item_that_differs_in_anything_is_another(client, new_tenant, change):
-    tenant = await new_tenant()
-    item = tool_metric(metadata={"a": 1}, **IN_S)
-    await stored_batch(client, tenant, [item])
+async def test_an_item_that_differs_in_anything_is_another(client, shared_tenant, change):
+    # Nobody else's here is equal to either.
+    item = tool_metric(metadata={"a": 1, "of": str(uuid4())}, **IN_S)
+    changed = {**item, **change}
+    if "metadata" in change:
+        changed["metadata"] = {**item["metadata"], **change["metadata"]}
+    await stored_batch(client, shared_tenant, [item])
 
-    receipt = await stored_batch(client, tenant, [{**item, **change}])
+    receipt = await stored_batch(client, shared_tenant, [changed])
 
     assert receipt == {"inserted": 1, "duplicates": 0}
 

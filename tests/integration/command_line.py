@@ -19,7 +19,9 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+import places
 import psutil
+from forked import COMMAND, Forked, is_like_ours
 
 from metrics_service.cli.commands import metrics_service
 from metrics_service.cli.failures import run
@@ -47,20 +49,19 @@ class CommandLine(msgspec.Struct, frozen=True):
     """The command line on one database."""
 
     environ: dict[str, str]
-    command: tuple[str, ...] = (sys.executable, "-m", "metrics_service")
+    command: tuple[str, ...] = COMMAND
+    is_forked: bool = True
 
     def __call__(self, *arguments: str, **environ: str) -> Ended:
-        done = subprocess.run(
-            [*self.command, *arguments],
-            env=self.environ | environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr or environ, done.stderr
-        return Ended(done.returncode, done.stdout, done.stderr)
+        line = msgspec.structs.replace(self, environ=self.environ | environ)
+        with line._started(arguments) as process:
+            try:
+                out, err = process.communicate(timeout=120)
+            except BaseException:
+                process.kill()
+                raise
+        assert "Traceback" not in err or environ, err
+        return Ended(process.returncode, out, err)
 
     def here(self, *arguments: str, **environ: str) -> Ended:
         """Run it in this process, which is ten times faster: for what does not need its own."""
@@ -81,14 +82,21 @@ class CommandLine(msgspec.Struct, frozen=True):
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start it in a group of its own, so that a test can kill all of it."""
-        return subprocess.Popen(
+        return self._started(arguments, start_new_session=True, **options)
+
+    def afresh(self) -> CommandLine:
+        """The same, as a new Python that has imported nothing yet."""
+        return msgspec.structs.replace(self, is_forked=False)
+
+    def _started(self, arguments: tuple[str, ...], **options: Any) -> subprocess.Popen[str]:
+        is_forked = self.is_forked and is_like_ours(self.command, self.environ)
+        return (Forked if is_forked else subprocess.Popen[str])(
             [*self.command, *arguments],
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
             **options,
         )
 
@@ -120,7 +128,7 @@ def on_directory(data_dir: Path) -> CommandLine:
 def new_data_dir() -> Iterator[Path]:
     """A data directory with a space in its path; whatever still runs on it in the end is stopped."""
     with tempfile.TemporaryDirectory(
-        prefix="metrics service tests-", ignore_cleanup_errors=True
+        prefix="metrics service tests-", dir=places.for_data(), ignore_cleanup_errors=True
     ) as place:
         # PostgreSQL does not run as root: its user must be able to enter.
         Path(place).chmod(0o755)

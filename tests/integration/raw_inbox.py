@@ -26,9 +26,11 @@ from metrics_service.tenants.resolve import ServedTenant
 KEY_ID = UUID(int=0x5EED)
 # When it was stored or looked at last.
 MOMENTS = ("updated_at", "seen_at")
+# Every commit changes the version, be it of nothing.
 LIST = """
 SELECT c.relname::text AS name FROM pg_class c
-WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' ORDER BY 1
+WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'
+  AND c.relname <> 'data_versions' ORDER BY 1
 """
 
 
@@ -56,7 +58,7 @@ class RawInbox(Stored):
             name,
             json.dumps(value),
         )
-        self.database.tenant_settings._known.clear()
+        self.database.tenant_settings._known._entries.clear()
 
     async def send(self, requests: Iterable[tuple[Any, ...]]) -> list[Reading]:
         """Take in requests of a signal, a body, and perhaps whether it is JSON."""

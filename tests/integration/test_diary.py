@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection, runtime_engine
+from metrics_service.db.pool import breaker_of
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.ingest.diary import Diary
 from metrics_service.ingest.diary_page import (
@@ -201,6 +202,9 @@ async def test_what_was_noted_while_the_database_was_away_is_written_when_it_is_
             diary.accept(tenant.id, sender, Taken(2))
             diary.refuse(tenant.id, sender, 503, "the database cannot be reached")
             await diary.flush(tenant.id)
+    async with asyncio.timeout(20):
+        while breaker_of(pool).is_open:
+            await asyncio.sleep(0.05)
     await diary.flush(tenant.id)
 
     (line,) = await lines_of(pool, tenant.id)

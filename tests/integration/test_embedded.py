@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import places
 import psutil
 import pytest
 from command_line import is_alive
@@ -89,7 +90,7 @@ class Holder:
 
 
 def _make_place() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="metrics embedded ", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="metrics embedded ", dir=places.for_data()))
     directory.chmod(0o755)
     yield directory
     for process in _postmasters_below(directory):

@@ -23,6 +23,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import msgspec
+import places
 import psutil
 import pytest
 from hypothesis import settings
@@ -207,7 +208,7 @@ async def until_acknowledged(log: Log, service: Service, server: EmbeddedServer)
 def own_postgres() -> Iterator[EmbeddedServer]:
     """An embedded server that nobody else uses, looked after as `serve` does."""
     with tempfile.TemporaryDirectory(
-        prefix="kills-", dir="/tmp", ignore_cleanup_errors=True
+        prefix="kills-", dir=places.for_data(), ignore_cleanup_errors=True
     ) as directory:
         Path(directory).chmod(0o755)
         with embedded_server(Path(directory) / "data") as server, server.watched():

@@ -454,7 +454,8 @@ async def _kill_listeners(admin_url: Any, addresses: Addresses) -> int:
     try:
         return await connection.fetchval(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND query = 'SELECT 1'"
+            " WHERE datname = current_database() AND query LIKE '%pg_backend_pid(), pg_catalog.clock_timestamp()%'"
+            " AND pid <> pg_backend_pid()"
             " AND application_name <> 'metrics-service'"
         )
     finally:

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import asyncpg
 import msgspec
+import places
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -41,6 +42,7 @@ from metrics_service.model_calls.repository import (
     summarise_model_calls,
 )
 from metrics_service.model_calls.schemas import ModelCallQuery, ModelSummaryQuery
+from metrics_service.rollups.version import read_version
 from metrics_service.sessions.repository import fetch_sessions, session_view
 from metrics_service.sessions.schemas import SessionQuery
 from metrics_service.tenants.initialise import initialise, target_of
@@ -68,7 +70,7 @@ TENANT_TABLES = {
     "user_identities", "identity_rules", "ingest_log", "ingest_refusals", "raw_requests",
     "user_passwords", "sign_ins",
     "tenant_settings", "trace_sessions", "tool_spans", "metric_streams", "counter_deltas",
-    "session_events", *ROLLUPS,
+    "session_events", "data_versions", *ROLLUPS,
 }  # fmt: skip
 
 
@@ -325,6 +327,7 @@ TO_TENANTS = {
     "shared.list_api_keys()",
     "shared.create_api_key(uuid,text,bytea,text,text[],uuid,timestamp with time zone)",
     "shared.revoke_api_key(uuid)",
+    "shared.list_slow_queries(timestamp with time zone)",
 }
 TO_RUNTIME = {
     "public.tenant_ctx(uuid,integer)",
@@ -333,8 +336,32 @@ TO_RUNTIME = {
     "public.find_ended_api_key(uuid,text)",
     "public.schema_revision(text)",
     "shared.enter_tenant(uuid,uuid,integer)",
+    "public.find_operator_key(text)",
+    "public.operator_tenants(bytea)",
+    "public.operator_activity(bytea,uuid)",
+    "public.operator_schemas(bytea)",
+    "public.operator_processes(bytea)",
+    "public.operator_health_events(bytea,timestamp with time zone)",
+    "public.operator_slow_queries(bytea,timestamp with time zone)",
+    "public.operator_statements(bytea)",
+    "public.operator_jobs(bytea)",
+    "public.operator_audit_log(bytea)",
+    "public.queue_job(bytea,uuid,text,jsonb,uuid)",
+    "public.report_process(uuid,text,text,integer,text,timestamp with time zone,text,jsonb)",
+    "public.leave_process(uuid)",
+    "public.note_health_events(json)",
+    "public.note_slow_queries(json)",
+    "public.note_plan(uuid,text)",
+    "public.note_activity(json)",
+    "public.count_schemas(text[])",
 }
-TO_NOBODY = {"public.acting_tenant()"}
+TO_NOBODY = {
+    "public.acting_tenant()",
+    "public.acting_operator(bytea)",
+    "public.statement_statistics()",
+    "public.check_rows(json)",
+    "public.plausible_time(timestamp with time zone,interval)",
+}
 
 
 async def test_functions_may_be_run_by_exactly_those_they_are_for(kept_place):
@@ -617,7 +644,7 @@ async def runtime(place: Place) -> AsyncIterator[AsyncEngine]:
 
 async def stored(engine: AsyncEngine, tenant: Tenant) -> dict[str, list[dict[str, Any]]]:
     """Every row of the tables that were there before telemetry, in the order of their keys."""
-    async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
+    async with tenant_connection(engine, TenantContext(tenant.id, read_only=True)) as connection:
         return {
             table: [
                 msgspec.json.decode(row[0])
@@ -630,7 +657,9 @@ async def stored(engine: AsyncEngine, tenant: Tenant) -> dict[str, list[dict[str
 
 
 async def store(engine: AsyncEngine, tenant: Tenant, statements: tuple[str, ...]) -> None:
-    async with tenant_connection(engine, TenantContext(tenant.id)) as connection:
+    # The releases of old schemas noted no changes.
+    context = TenantContext(tenant.id, notes_change=False)
+    async with tenant_connection(engine, context) as connection:
         for statement in statements:
             await connection.execute(statement)
 
@@ -646,6 +675,26 @@ def keeps(after: dict[str, list[dict[str, Any]]], before: dict[str, list[dict[st
 
 def _hashable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [{name: repr(value) for name, value in row.items()} for row in rows]
+
+
+async def test_an_upgrade_changes_the_version_of_those_tenants_whose_rows_it_may_change(
+    place, runtime
+):
+    old, new = await place.tenants(2)
+    before = [await version_of(runtime, tenant) for tenant in (old, new)]
+    await place.taken_to("tenant_0006", [old.schema_name])
+
+    await upgrade_all(place.target, jobs=1)
+
+    after = [await version_of(runtime, tenant) for tenant in (old, new)]
+    assert before == [0, 0]
+    assert after[0] > 0
+    assert after[1] == 0
+
+
+async def version_of(engine: AsyncEngine, tenant: Tenant) -> int:
+    async with tenant_connection(engine, TenantContext(tenant.id, read_only=True)) as connection:
+        return await read_version(connection)
 
 
 async def test_what_was_stored_before_telemetry_is_read_after_it(place, runtime):
@@ -833,7 +882,7 @@ async def test_a_schema_with_a_hole_fails_the_gate_and_is_not_ready(place):
 async def test_a_schema_in_use_is_waited_for_a_moment_then_reported(place, monkeypatch):
     monkeypatch.setattr("metrics_service.tenants.migrate.LOCK_TIMEOUT_MS", 50)
     busy, idle = [tenant.schema_name for tenant in await place.tenants(2)]
-    back = msgspec.structs.replace(place.target, steps_back=True)
+    back = msgspec.structs.replace(place.target, steps_back=True, to="tenant_0001")
     reader = await asyncpg.connect(place.admin)
     transaction = reader.transaction()
     await transaction.start()
@@ -1028,7 +1077,7 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Callable[[str, str], 
 
     Gives the DSN of a login and a database.
     """
-    with tempfile.TemporaryDirectory(prefix="own-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="own-", dir=places.for_data()) as directory:
         Path(directory).chmod(0o755)
         if request.param == "embedded":
             with embedded_server(Path(directory)) as server:

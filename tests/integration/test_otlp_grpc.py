@@ -62,7 +62,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from metrics_service import errors
 from metrics_service.db.addresses import Addresses
+from metrics_service.http.admission import Admission
+from metrics_service.http.rate import RateLimit
 from metrics_service.http.throttle import FailureThrottle
+from metrics_service.observability.own_exports import own_user_agent
+from metrics_service.observability.work import Work, keep_spans, span
 from metrics_service.otlp import grpc_exports
 from metrics_service.otlp.decode import Reading
 from metrics_service.otlp.grpc_exports import EXPORTS_A_TENANT, SIGNALS, peer_host
@@ -193,6 +197,7 @@ class Client:
     """A client of raw bytes, on one connection."""
 
     def __init__(self, target: str, host: str, *, key: str | None = None, **options: Any) -> None:
+        self.target = target
         self.channel = grpc.insecure_channel(
             target,
             options=[
@@ -718,7 +723,12 @@ def in_this_process(
             monkeypatch.setattr(grpc_exports, name, value)
         exports = grpc_exports.Exports(
             SimpleNamespace(
-                directory=Everyone(), keys=Everyone(), database=SimpleNamespace(diary=Unread())
+                directory=Everyone(),
+                keys=Everyone(),
+                database=SimpleNamespace(
+                    diary=Unread(), rate=RateLimit(0), admission=Admission(10)
+                ),
+                activity=Unread(),
             ),
             throttle=FailureThrottle(0),
             trusted_proxies=[],
@@ -740,12 +750,15 @@ def in_this_process(
 
 
 class Unread:
-    """A diary that nobody reads."""
+    """A diary that nobody reads, and an account of what tenants do."""
 
     def accept(self, *_: Any) -> None:
         pass
 
     def refuse(self, *_: Any) -> None:
+        pass
+
+    def note(self, *_: Any, **__: Any) -> None:
         pass
 
 
@@ -794,6 +807,76 @@ def test_more_calls_than_the_process_takes_are_worth_another_attempt(in_this_pro
 
     assert (said.code, said.retry_s) == ("UNAVAILABLE", 1)
     eventually(lambda: is_served(client))
+
+
+@pytest.fixture
+def works() -> Iterator[list[Work]]:
+    """The works that ended, all of them sampled."""
+    taken: list[Work] = []
+    stop = keep_spans(lambda _, __: True, taken.append)
+    yield taken
+    stop()
+
+
+def test_a_call_has_a_trace_that_its_client_begins(in_this_process, works):
+    async def receive(*_: Any, **__: Any) -> Reading:
+        with span("ingest.decode"):
+            return Reading(0, 0, [])
+
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    metadata = [
+        ("x-api-key", "k"),
+        ("x-request-id", "the-request"),
+        ("traceparent", f"00-{trace}-{parent}-01"),
+    ]
+
+    in_this_process(receive).export(LOGS, b"", metadata=metadata)
+
+    # The call is answered before its end is told to the loop.
+    eventually(lambda: works)
+    (work,) = works
+    assert (work.name, work.kind, work.error) == (LOGS.strip("/"), "server", None)
+    assert (work.trace_id.hex(), (work.parent_id or b"").hex()) == (trace, parent)
+    assert [(one.name, one.parent_id) for one in work.spans] == [("ingest.decode", work.span_id)]
+    assert work.attributes == {
+        "rpc.system.name": "grpc",
+        "rpc.method": LOGS.strip("/"),
+        "rpc.response.status_code": "OK",
+        "metrics_service.tenant.id": str(UUID(int=1)),
+        "metrics_service.principal.kind": "api_key",
+        "metrics_service.request_id": "the-request",
+    }
+
+
+def test_a_call_that_fails_and_one_of_no_method_say_so_in_their_traces(in_this_process, works):
+    async def receive(*_: Any, **__: Any) -> Reading:
+        raise ZeroDivisionError("secret")
+
+    client = in_this_process(receive)
+    client.refusal(LOGS)
+    client.refusal("/secret/Method")
+
+    eventually(lambda: len(works) == 2)
+    assert [work.error for work in works] == ["UNAVAILABLE", None]
+    assert [work.name for work in works] == [LOGS.strip("/"), "_OTHER"]
+    assert works[1].attributes["rpc.response.status_code"] == "UNIMPLEMENTED"
+    assert "secret" not in repr(works)
+
+
+def test_our_own_exports_leave_no_trace(in_this_process, works):
+    exporter = in_this_process(received)
+    named = [("grpc.primary_user_agent", own_user_agent())]
+    channel = grpc.insecure_channel(
+        exporter.target,
+        options=[("grpc.default_authority", "acme.localhost"), *named],
+    )
+
+    with channel:
+        channel.unary_unary(LOGS)(b"", metadata=[("x-api-key", "k")], timeout=10)
+    exporter.export(LOGS, b"")
+
+    eventually(lambda: works)
+    assert len(works) == 1
 
 
 async def received(*_: Any, **__: Any) -> Reading:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -66,8 +67,8 @@ class Database(msgspec.Struct):
         return dict((await self.fetch(slug, f"SELECT {columns}"))[0])
 
 
-@pytest.fixture
-async def database(
+@asynccontextmanager
+async def new_one(
     new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
 ) -> AsyncIterator[Database]:
     # It runs a loop of its own.
@@ -77,6 +78,23 @@ async def database(
     engine = runtime_engine(addresses.runtime, pool_max=1)
     yield Database(addresses, engine)
     await engine.dispose()
+
+
+@pytest.fixture
+async def database(
+    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
+) -> AsyncIterator[Database]:
+    async with new_one(new_database, admin_url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def seeded(
+    new_database: Callable[[], Addresses], admin_url: Callable[[str], str]
+) -> AsyncIterator[tuple[Database, SeedReport]]:
+    """One that was seeded once, for tests that only look."""
+    async with new_one(new_database, admin_url) as made:
+        yield made, await made.seed()
 
 
 async def test_development_has_three_tenants_with_a_month_behind_them(database):
@@ -119,8 +137,8 @@ async def test_development_has_three_tenants_with_a_month_behind_them(database):
     assert plans == ["basic", "pro", "enterprise"]
 
 
-async def test_the_numbers_told_are_the_rows_stored(database):
-    report = await database.seed()
+async def test_the_numbers_told_are_the_rows_stored(seeded):
+    database, report = seeded
 
     assert [tenant.slug for tenant in report.tenants] == TEST_SLUGS
     for tenant in report.tenants:
@@ -187,8 +205,8 @@ async def test_rollups_stay_in_step_and_have_what_was_decided(database):
             assert 0 < decided[0]["stored"] == decided[0]["rolled_up"]
 
 
-async def test_who_was_asked_decided_and_what_failed_says_why(database):
-    await database.seed()
+async def test_who_was_asked_decided_and_what_failed_says_why(seeded):
+    database, _ = seeded
 
     for slug in TEST_SLUGS:
         silent = await database.fetch(
@@ -284,8 +302,8 @@ async def test_clear_gives_people_and_dashboards_their_ids_again(database):
     assert await database.fetch("larkspur-test", query) == before
 
 
-async def test_tenants_share_no_row(database):
-    await database.seed()
+async def test_tenants_share_no_row(seeded):
+    database, _ = seeded
 
     ids = [
         {row["id"] for row in await database.fetch(slug, f"SELECT id FROM {table}")}
@@ -300,8 +318,8 @@ async def test_tenants_share_no_row(database):
         assert all(row["email"].endswith(f"@{company}.example") for row in emails)
 
 
-async def test_dashboards_have_an_owner_and_a_first_version(database):
-    await database.seed()
+async def test_dashboards_have_an_owner_and_a_first_version(seeded):
+    database, _ = seeded
 
     rows = await database.fetch(
         "cindermoor-test",

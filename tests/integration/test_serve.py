@@ -131,7 +131,7 @@ class Stuck:
 
 
 def test_the_embedded_database_is_made_and_stopped_with_the_server(data_dir, port):
-    line = on_directory(data_dir)
+    line = on_directory(data_dir).afresh()
 
     with running(line, "serve", "--port", str(port)) as (process, output):
         output.wait_for(f"{READY} http://127.0.0.1:{port}\n")
@@ -175,7 +175,7 @@ def test_a_second_server_finds_the_port_taken(line, port):
 def test_a_database_that_is_away_exits_with_5(line, port):
     away = "postgresql://app_runtime:hunter-two@127.0.0.1:1/metrics"
 
-    ended = line("serve", "--port", str(port), DATABASE_URL=away)
+    ended = line("serve", "--port", str(port), DATABASE_URL=away, DB_RETRY_ATTEMPTS="1")
 
     assert ended.code == 5
     assert ended.err.count("\n") == 1
@@ -333,12 +333,12 @@ def test_an_embedded_postgresql_that_was_killed_comes_back(data_dir, port):
 
 
 def test_the_demo_prints_commands_that_work_and_starts_again_quickly(data_dir, port, tmp_path):
-    line = on_directory(data_dir)
+    line = on_directory(data_dir).afresh()
     printed = []
     for _ in range(2):
         with running(line, "demo", "--port", str(port)) as (process, output):
             text = output.wait_for("cindermoor-demo.localhost", within_s=60)
-            eventually(lambda: output.text.count("curl") == 9)  # asked at once
+            eventually(lambda: output.text.count("curl") == 10)  # asked at once
             printed.append(output.text)
             if shutil.which("curl") is not None:
                 assert_works(re.findall(r"curl .*", output.text), tmp_path)

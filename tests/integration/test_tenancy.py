@@ -14,14 +14,16 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 from wire import Wire, wire_to
 
 from metrics_service.db.addresses import Addresses
-from metrics_service.db.engine import owner_connection, runtime_engine
+from metrics_service.db.attempts import ATTEMPT, Attempt
+from metrics_service.db.connect import connect, follow
+from metrics_service.db.engine import CONNECT_TIMEOUT_S, owner_connection, runtime_engine
 from metrics_service.db.roles import BACKUP, OWNER, TENANTS
 from metrics_service.db.tenancy import (
     NOBODY,
@@ -87,8 +89,8 @@ async def small_engine(addresses: Addresses) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def raw(addresses: Addresses) -> AsyncIterator[asyncpg.Connection[Any]]:
-    """The runtime login on a plain connection, fresh and without our door."""
-    connection = await asyncpg.connect(addresses.runtime)
+    """The runtime login on a plain connection of its own, fresh and without our door."""
+    connection = await asyncpg.connect(addresses.direct)
     yield connection
     await connection.close()
 
@@ -456,6 +458,92 @@ async def test_an_error_leaves_nothing_of_the_transaction(engine, pair, door):
         assert await hands.fetch("SELECT name FROM tool_names") == [(pair.a.slug,)]
 
 
+# -- a change is noted ------------------------------------------------------------------------------
+
+
+async def version_of(engine: AsyncEngine, tenant: Tenant) -> int:
+    async with tenant_connection(engine, TenantContext(tenant.id, read_only=True)) as connection:
+        return await connection.fetchval("SELECT coalesce(sum(version), 0) FROM data_versions")
+
+
+@both_doors
+async def test_what_is_committed_changes_the_version_of_its_tenant_alone(engine, pair, door):
+    versions, others = [await version_of(engine, pair.a)], await version_of(engine, pair.b)
+
+    for name in ("noted-1", "noted-2"):
+        async with door(engine, TenantContext(pair.a.id)) as hands:
+            async with hands.savepoint():
+                await hands.run(f"INSERT INTO tool_names (name) VALUES ('{name}')")
+            await hands.run(f"DELETE FROM tool_names WHERE name = '{name}'")
+        versions.append(await version_of(engine, pair.a))
+
+    assert versions[0] < versions[1] < versions[2]
+    assert await version_of(engine, pair.b) == others
+
+
+@both_doors
+async def test_what_is_read_rolled_back_or_not_to_be_noted_changes_no_version(engine, pair, door):
+    before = await version_of(engine, pair.a)
+
+    async with door(engine, TenantContext(pair.a.id, read_only=True)) as hands:
+        await hands.fetch("SELECT name FROM tool_names")
+    with pytest.raises(LookupError):
+        async with door(engine, TenantContext(pair.a.id)) as hands:
+            await hands.run("INSERT INTO tool_names (name) VALUES ('lost')")
+            raise LookupError
+    async with door(engine, TenantContext(pair.a.id, notes_change=False)) as hands:
+        await hands.run("INSERT INTO tool_names (name) VALUES ('unnoted')")
+        await hands.run("DELETE FROM tool_names WHERE name = 'unnoted'")
+
+    assert await version_of(engine, pair.a) == before
+
+
+@both_doors
+async def test_what_cannot_be_noted_is_not_stored(addresses, engine, superuser, door):
+    tenant = await make_tenant(addresses)
+    await superuser.execute(f"DROP TABLE {quoted(tenant.schema_name)}.data_versions")
+
+    with pytest.raises((asyncpg.UndefinedTableError, DBAPIError)):
+        async with door(engine, TenantContext(tenant.id)) as hands:
+            await hands.run("INSERT INTO tool_names (name) VALUES ('unnoted')")
+
+    async with door(engine, TenantContext(tenant.id, read_only=True)) as hands:
+        assert await hands.fetch("SELECT name FROM tool_names") == []
+
+
+@both_doors
+async def test_a_transaction_whose_failure_was_hushed_up_is_not_taken_for_stored(
+    engine, pair, door
+):
+    # PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, and with no error.
+    with pytest.raises((asyncpg.InFailedSQLTransactionError, DBAPIError, MetricsServiceError)):
+        async with door(engine, TenantContext(pair.a.id)) as hands:
+            await hands.run("INSERT INTO tool_names (name) VALUES ('hushed')")
+            with suppress(asyncpg.PostgresError, DBAPIError):
+                await hands.run("SELECT 1 / 0")
+
+
+@both_doors
+async def test_an_attempt_knows_whether_it_may_have_stored_something(engine, pair, door):
+    attempt = Attempt()
+    token = ATTEMPT.set(attempt)
+    try:
+        async with door(engine, TenantContext(pair.a.id, read_only=True)) as hands:
+            await hands.fetch("SELECT name FROM tool_names")
+        after_reading = attempt.has_committed
+        with pytest.raises(LookupError):
+            async with door(engine, TenantContext(pair.a.id)) as hands:
+                await hands.look()
+                raise LookupError
+        after_rollback = attempt.has_committed
+        async with door(engine, TenantContext(pair.a.id)) as hands:
+            await hands.look()
+    finally:
+        ATTEMPT.reset(token)
+
+    assert (after_reading, after_rollback, attempt.has_committed) == (False, False, True)
+
+
 # -- who is let in ----------------------------------------------------------------------------------
 
 
@@ -510,9 +598,10 @@ async def wired(addresses: Addresses) -> AsyncIterator[tuple[Wire, AsyncEngine]]
 
 
 @both_doors
-async def test_the_context_costs_no_trip_of_its_own(wired, pair, door):
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_context_and_note_of_a_change_cost_no_trip_of_their_own(wired, pair, door, read_only):
     wire, engine = wired
-    context = TenantContext(pair.a.id)
+    context = TenantContext(pair.a.id, read_only=read_only)
     for _ in range(2):
         # The first one prepares the statement.
         async with door(engine, context) as hands:
@@ -524,7 +613,9 @@ async def test_the_context_costs_no_trip_of_its_own(wired, pair, door):
 
     assert wire.said[0] == f"Q({context.begin()})"
     assert wire.said[1].startswith("BE")
-    assert wire.said[2].startswith("Q(COMMIT")
+    noted = wire.said[2].startswith("Q(INSERT INTO data_versions")
+    assert noted == (not read_only)
+    assert wire.said[2].removesuffix(";)").removesuffix(")").endswith("COMMIT")
     assert (len(wire.said), wire.answers) == (3, 3)
 
 
@@ -892,18 +983,20 @@ def named(dsn: str, application: str) -> str:
 
 @pytest.fixture
 async def interleaved_engine(addresses: Addresses) -> AsyncIterator[AsyncEngine]:
-    async def connect() -> ContextConnection:
-        connection = await asyncpg.connect(
+    async def connected() -> ContextConnection:
+        connection = await connect(
             addresses.runtime,
             connection_class=ContextConnection,
-            server_settings={"application_name": "interleaved"},
+            application_name="interleaved",
+            timeout=CONNECT_TIMEOUT_S,
         )
         connection.context = NOBODY
         return connection
 
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=connect, pool_size=2, max_overflow=0
+        "postgresql+asyncpg://", async_creator=connected, pool_size=2, max_overflow=0
     )
+    event.listen(engine.sync_engine, "connect", follow)
     yield engine
     await engine.dispose()
 
@@ -1130,7 +1223,7 @@ async def test_a_tenants_role_cannot_give_its_rights_away(engine, superuser, pai
 
 
 async def test_row_security_cannot_be_switched_off_only_refused(engine, pair):
-    async with tenant_connection(engine, TenantContext(pair.a.id)) as connection:
+    async with tenant_connection(engine, TenantContext(pair.a.id, read_only=True)) as connection:
         await connection.execute("SET LOCAL row_security = off")
         answer = await tried(connection, "SELECT name FROM tool_names")
 

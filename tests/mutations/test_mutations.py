@@ -67,7 +67,7 @@ MUTATIONS = {
         (f"{GATE}::test_a_clean_schema_has_no_hole",),
     ),
     "BEGIN does not enter the tenant": Mutation(
-        (("super().execute(self._begin(),", "super().execute(query,"),),
+        (("self._tell(begun, shape, timeout)", "self._tell(query, shape, timeout)"),),
         (f"{TENANCY}::test_both_doors_have_the_same_context",),
     ),
     "BEGIN without a context is let through": Mutation(
@@ -107,8 +107,8 @@ MUTATIONS = {
     "the tenant is not in the keys of the cache": Mutation(
         (
             (
-                "entry = self._entries.get((tenant_id, key))",
-                "entry = next((e for k, e in self._entries.items() if k[1] == key), None)",
+                "known = self._remembered.get(place)",
+                "known = next((k for p, k in self._remembered.items() if p[1] == key), None)",
             ),
         ),
         (f"{EDGE}::test_a_remembered_key_is_no_key_of_another_tenant",),
@@ -160,11 +160,16 @@ NOTHING = Mutation(
 )
 
 
-def copied(origin: Path, target: Path, mutation: Mutation) -> Path:
+def copied(
+    origin: Path,
+    target: Path,
+    mutation: Mutation,
+    copy: Callable[[str, str], object] = shutil.copy2,
+) -> Path:
     """A copy of the product and its tests that differs by the mutation."""
     ignored = shutil.ignore_patterns(".*", "node_modules")
     for name in ("src", "alembic", "tests"):
-        shutil.copytree(origin / name, target / name, ignore=ignored)
+        shutil.copytree(origin / name, target / name, ignore=ignored, copy_function=copy)
     shutil.copy(origin / "pyproject.toml", target)
     for old, new in mutation.changes:
         files = [
@@ -175,7 +180,10 @@ def copied(origin: Path, target: Path, mutation: Mutation) -> Path:
         ]
         # Else the mutation is no mutation any more, or another one than it says.
         assert len(files) == 1, f"{old!r} is there {len(files)} times"
-        files[0].write_text(files[0].read_text().replace(old, new))
+        text = files[0].read_text()
+        # It may be a link to the origin's.
+        files[0].unlink()
+        files[0].write_text(text.replace(old, new))
     return target
 
 
@@ -222,7 +230,7 @@ def test_the_same_tests_pass_where_nothing_was_changed(whole, admin_dsn):
 def test_the_suite_notices_that(name, whole, admin_dsn, tmp_path):
     mutation = MUTATIONS[name]
 
-    code, output = run(copied(whole, tmp_path, mutation), mutation.noticed_by, admin_dsn)
+    code, output = run(copied(whole, tmp_path, mutation, os.link), mutation.noticed_by, admin_dsn)
 
     # 1: tests failed. Anything else means that none of them ran.
     assert code == 1, output

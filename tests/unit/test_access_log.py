@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from metrics_service.http.access_log import AccessLog, ResponseBrokenOffError, route_of
 from metrics_service.logs import configure_logging
+from metrics_service.observability.catalog import HTTP_ACTIVE_REQUESTS
 
 SECRET = "secret-value-4711"
 JSON, PROTOBUF = "application/json", "application/x-protobuf"
@@ -82,6 +83,28 @@ async def test_a_request_is_one_line(output: Output) -> None:
         "status": 200,
         "tenant": "t-1",
     }
+
+
+async def test_requests_are_counted_while_they_are_under_way(output: Output) -> None:
+    def under_way() -> float:
+        return sum(point.value for point in HTTP_ACTIVE_REQUESTS.points())
+
+    seen: list[float] = []
+
+    async def inner(scope: Any, _receive: Any, send: Any) -> None:
+        seen.append(under_way())
+        if scope["path"] != "/inner":
+            await exchange(log, make_scope(path="/inner"))
+            raise ValueError
+        await Inner(reads=False)(scope, _receive, send)
+
+    before = under_way()
+    log = AccessLog(inner)
+    await exchange(log, make_scope(path="/outer"))
+
+    assert [count - before for count in seen] == [1, 2]
+    assert under_way() == before
+    assert len(output.lines) == 3
 
 
 async def test_a_harmless_request_id_is_kept_and_any_other_replaced(output: Output) -> None:
@@ -307,3 +330,20 @@ def test_on_a_terminal_lines_are_for_people(output: Output) -> None:
     assert "hello" in output.text
     assert not output.text.startswith("{")
     assert SECRET not in output.text
+
+
+async def test_of_a_flood_of_refusals_a_few_have_a_line_and_what_is_served_has(
+    output: Output,
+) -> None:
+    async def refusing(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 429, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    log = AccessLog(refusing)
+    for _ in range(50):
+        await exchange(log, make_scope())
+    served, _ = await ask()
+
+    statuses = [line["status"] for line in output.lines]
+    assert statuses == [429] * 10 + [200]
+    assert output.lines[-1]["request_id"] == served.header("x-request-id")

@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metrics_service.errors import MalformedRequestError
-from metrics_service.http import inflate, json_shape
+from metrics_service.http import inflate, json_shape, limits
 from metrics_service.http.body import BodyGuard
 from metrics_service.http.json_shape import check_json, is_shallow
 from metrics_service.http.limits import MAX_DEPTH, MIB
@@ -507,3 +507,26 @@ def test_what_passes_fails_in_the_parser_only_as_malformed_json(body: bytes) -> 
 
     with contextlib.suppress(msgspec.DecodeError):
         msgspec.json.decode(body)
+
+
+async def test_bodies_of_strangers_keep_no_operator_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", 10)
+    is_held, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def held(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if "user" not in scope:
+            is_held.set()
+            await goes_on.wait()
+        await Inner(reads=False)(scope, receive, send)
+
+    guard = BodyGuard(held)
+    stranger = asyncio.create_task(exchange(guard, make_scope("POST", "/sign-in"), [b"key=12345"]))
+    await is_held.wait()
+    scope = make_scope("POST", "/tenants")
+    scope["user"] = "an operator"
+    reply = await exchange(guard, scope, [b"slug=1234"])
+    goes_on.set()
+
+    assert reply.status == 200
+    assert (await stranger).status == 200

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +27,6 @@ from metrics_service.tenants.changed import (
     read_payload,
 )
 from metrics_service.web.live import streams as streams_module
-from metrics_service.web.live.ending import told_to_end
 from metrics_service.web.live.streams import Hub, Stream
 
 A, B = UUID(int=1), UUID(int=2)
@@ -470,40 +466,3 @@ async def test_a_stream_that_is_over_writes_nothing() -> None:
     await asyncio.sleep(SOON_S)
 
     assert browser.heard == []
-
-
-# -- the end ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_the_end_is_known_when_the_server_is_told(
-    new_loop: Callable[[], asyncio.AbstractEventLoop],
-) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    told: list[str] = []
-
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, told.append, "server")
-        with told_to_end(lambda: told.append("streams")):
-            os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.sleep(SOON_S)
-        loop.remove_signal_handler(signal.SIGTERM)
-
-    loop = new_loop()
-    try:
-        loop.run_until_complete(serve())
-    finally:
-        loop.close()
-        signal.signal(signal.SIGTERM, before)
-
-    assert sorted(told) == ["server", "streams"]
-
-
-async def test_where_nobody_handles_the_signal_it_keeps_its_meaning() -> None:
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        with told_to_end(lambda: None):
-            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGTERM, before)

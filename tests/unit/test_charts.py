@@ -863,7 +863,7 @@ def test_a_png_of_too_many_pixels_is_refused_by_name():
             "",
             widgets=tiles,
             layout=layout,
-            data=Answers([], meta),
+            answers=msgspec.json.encode(Answers([], meta)),
             format_=kind,
             theme="light",
             width=width,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -83,3 +85,59 @@ def test_a_signal_that_somebody_swallowed_still_ends_it():
 
     with pytest.raises(SystemExit):
         signals.end_if_told()
+
+
+STORM = """
+import signal, sys, time
+from {module} import {name}
+
+told, counts = {name}(), [0, 0]
+
+def hear(*_):
+    counts[0] += 1
+    told.set()
+
+signal.signal(signal.SIGALRM, hear)
+signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+end_at = time.monotonic() + 1
+while time.monotonic() < end_at:
+    told.wait()
+    told.clear()
+    counts[1] += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(*counts)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "lives"),
+    [("metrics_service.cli.signals", "Told", True), ("threading", "Event", False)],
+)
+def test_whoever_waits_may_be_interrupted_anywhere_by_who_tells_it(module, name, lives):
+    storm = STORM.format(module=module, name=name)
+    process = subprocess.Popen(
+        [sys.executable, "-c", storm],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        output = ""
+    finally:
+        process.kill()
+        process.wait()
+
+    counts = [int(number) for number in output.split()]
+    assert (len(counts) == 2 and min(counts) > 100) is lives
+
+
+def test_who_waits_for_a_while_is_told_whether_it_was_in_vain():
+    told = signals.Told()
+
+    assert not told.wait(0.01)
+    told.set()
+    assert told.wait(0.01)
+    told.clear()
+    assert not told.wait(0.01)

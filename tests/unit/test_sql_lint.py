@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -63,18 +64,17 @@ FRAGMENT = re.compile(
 
 def find_sql(source: str, path: str = "") -> Iterator[Sql]:
     """Every string of a module that looks like SQL, docstrings aside."""
-    tree = ast.parse(source)
-    texts = {
+    nodes = list(ast.walk(ast.parse(source)))
+    aside = {
         id(node.value)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    inside = {
-        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+    } | {
+        id(part) for node in nodes if isinstance(node, ast.JoinedStr)
         for part in ast.walk(node) if part is not node
     }  # fmt: skip
-    for node in ast.walk(tree):
-        if id(node) in texts or id(node) in inside:
+    for node in nodes:
+        if id(node) in aside:
             continue
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             found = Sql(path, node.lineno, node.value)
@@ -386,6 +386,7 @@ def _is_unnamed(words: list[str], place: int) -> bool:
 # -- the product's SQL ------------------------------------------------------------------------------
 
 
+@cache
 def product_sql() -> list[Sql]:
     found = []
     for root in (SOURCE, MIGRATIONS):
@@ -414,6 +415,8 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/cli/demo.py": {"OWNER"},
     "src/metrics_service/cli/key.py": {"OWNER"},
     "src/metrics_service/cli/user.py": {"OWNER"},
+    # Our own process's number at the server, an integer.
+    "src/metrics_service/db/connect.py": {"pid"},
     "src/metrics_service/db/embedded/cluster.py": {"DATABASE"},
     # Of two tables, which are constants of their features.
     "src/metrics_service/db/facts.py": {
@@ -429,7 +432,29 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/db/tenancy.py": {
         "begun", "int(self.timeout_ms)", "key", "mode", "self.tenant_id.hex", "user",
     },
+    # A column and a name in the catalog, quoted by the server.
+    "src/metrics_service/fleet/advice/indexes.py": {
+        "after", "before", "schema", "self.name", "self.table",
+    },
+    "src/metrics_service/fleet/operator_keys.py": {"OWNER"},
+    # A statement of ours, as it was sent, to be explained and never run.
+    "src/metrics_service/fleet/plans.py": {"NAME", "text"},
+    # Names of the columns of structs, and orders from an allow-list.
+    "src/metrics_service/fleet/reading.py": {
+        "', '.join((f'coalesce(sum({name}), 0)::bigint' for name in sums))",
+        "', '.join((f't.{name}' for name in TenantView.__struct_fields__))",
+        "', '.join(TenantView.__struct_fields__)", "_JOB", "_STATE", "column", "direction", "name",
+        "statement", "where", "where.bind(query.limit)", "where.bind(query.offset)",
+    },
+    "src/metrics_service/fleet/slow_queries.py": {
+        "_SUMMARY", "_columns_of(kind)", "_listed('i', columns)", "_listed('q', columns)", "item",
+        "order", "sort.lstrip('-')", "tenants", "where", "where.bind(limit)", "where.bind(offset)",
+    },
     "src/metrics_service/http/idempotency.py": {"KEPT"},
+    "src/metrics_service/maintenance/measure.py": {"COUNTED_UP_TO"},
+    "src/metrics_service/maintenance/place.py": {"OWNER", "setting"},
+    "src/metrics_service/maintenance/prune.py": {"MAX_ROWS", "is_over", "table"},
+    "src/metrics_service/maintenance/queue.py": {"IS_OURS"},
     # Names from the allow-lists of sources and measures, and their constant expressions.
     "src/metrics_service/rollups/reading.py": {
         "', '.join(plan.query.group_by)", "', '.join(plan.sql_order)", "' AND '.join(conditions)",
@@ -487,7 +512,7 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/tenants/keys.py": {"OWNER"},
     "src/metrics_service/tenants/lifecycle.py": {"COLUMNS", "OWNER", "schema", "table"},
     "src/metrics_service/tenants/migrate.py": {
-        "LOCK_TIMEOUT_MS", "OWNER", "options['tenant_ids'][0]", "path", "sql.getvalue()",
+        "LOCK_TIMEOUT_MS", "OWNER", "options['tenant_ids'][0]", "path", "sql.getvalue()", "tenant_id",
     },
     "src/metrics_service/tenants/provision.py": {
         "BACKUP", "COLUMNS", "OWNER", "TENANTS", "options", "runtime", "schema",
@@ -504,12 +529,19 @@ INTERPOLATED: dict[str, set[str]] = {
     "src/metrics_service/users/repository.py": {"ROWS"},
     "alembic/registry/0001_registry.py": {"function", "runtime", "table"},
     "alembic/registry/0002_ended_keys.py": {"runtime"},
+    "alembic/registry/0003_operating.py": {"function", "runtime", "table"},
     "alembic/tenant/0001_tenant.py": {"table"},
     "alembic/tenant/0005_connecting.py": {"table"},
     "alembic/tenant/0006_signing_in.py": {"table"},
     "alembic/tenant/0002_telemetry.py": {
         "additions", "index", "removals", "table",
     },
+    "src/metrics_service/db/look.py": {"WHICH"},
+    "src/metrics_service/db/probe.py": {"WHICH"},
+    "src/metrics_service/http/replica_reads.py": {"READ_VERSION"},
+    "src/metrics_service/tenants/authenticate.py": {"MOMENT"},
+    "src/metrics_service/tenants/resolve.py": {"MOMENT"},
+    "src/metrics_service/tenants/sign_ins.py": {"MOMENT"},
 }  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""Counting failures, requests in flight, their bytes and their turns, and whose they are."""
+"""Counting failures, requests in flight and their bytes, and whose they are."""
 
 from __future__ import annotations
 
-import asyncio
 from ipaddress import ip_network
 from typing import Any
 
@@ -11,11 +10,10 @@ from asgi import make_scope
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_service.errors import TooManyRequestsError, UnavailableError
+from metrics_service.errors import TooManyRequestsError
 from metrics_service.http import throttle as throttle_module
-from metrics_service.http import turns as turns_module
-from metrics_service.http.throttle import FailureThrottle, HeldBytes, InFlight, client_address
-from metrics_service.http.turns import Turns
+from metrics_service.http.in_flight import HeldBytes, InFlight
+from metrics_service.http.throttle import FailureThrottle, client_address
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
 
@@ -178,108 +176,6 @@ def test_bytes_are_given_back_after_a_failure_and_nothing_is_remembered() -> Non
             pass
 
     assert vars(held)["_held"] == {}
-
-
-class Writers:
-    """Tasks that take a turn and keep it until they are told to end."""
-
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-        self._may_end = asyncio.Event()
-        self.writing: list[str] = []
-
-    async def _write(self, tenant: str) -> None:
-        async with self._turns.take(tenant):
-            self.writing.append(tenant)
-            try:
-                await self._may_end.wait()
-            finally:
-                self.writing.remove(tenant)
-
-    async def start(self, *tenants: str) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(self._write(tenant)) for tenant in tenants]
-        await asyncio.sleep(0.01)
-        return tasks
-
-    def end(self) -> None:
-        self._may_end.set()
-
-
-async def test_a_tenant_writes_so_many_at_a_time_and_the_others_have_their_turn_later() -> None:
-    turns = Turns(2)
-    writers = Writers(turns)
-
-    tasks = await writers.start("a", "a", "a", "b")
-    at_first = sorted(writers.writing)
-    writers.end()
-    await asyncio.gather(*tasks)
-
-    assert at_first == ["a", "a", "b"]
-    assert writers.writing == []
-    assert vars(turns)["_lines"] == {}
-
-
-async def test_a_turn_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns_module, "PATIENCE_S", 0.05)
-    turns = Turns(1)
-    writers = Writers(turns)
-    tasks = await writers.start("a")
-
-    with pytest.raises(UnavailableError) as refused:
-        async with turns.take("a"):
-            pass
-    writers.end()
-    await asyncio.gather(*tasks)
-    async with turns.take("a"):
-        pass
-
-    assert refused.value.retry_after_s == 1
-    assert vars(turns)["_lines"] == {}
-
-
-async def test_whoever_leaves_while_waiting_or_writing_costs_no_turn() -> None:
-    turns = Turns(1)
-    writers = Writers(turns)
-    writing, waiting, next_one = await writers.start("a", "a", "a")
-
-    waiting.cancel()
-    writing.cancel()
-    await asyncio.sleep(0)
-    # The turn is already given on to this one, who has not yet noticed.
-    next_one.cancel()
-    left = await asyncio.gather(writing, waiting, next_one, return_exceptions=True)
-    nobody_left = dict(vars(turns)["_lines"])
-    (last,) = await writers.start("a")
-    writers.end()
-    await last
-
-    assert [type(one) for one in left] == [asyncio.CancelledError] * 3
-    assert nobody_left == {}
-
-
-async def test_a_turn_of_one_who_left_goes_to_the_next() -> None:
-    writers = Writers(Turns(1))
-    writing, leaving, waiting = await writers.start("a", "a", "a")
-
-    writing.cancel()
-    await asyncio.sleep(0)
-    leaving.cancel()
-    await asyncio.sleep(0.01)
-    is_writing = writers.writing == ["a"]
-    writers.end()
-    await waiting
-
-    assert is_writing
-
-
-async def test_a_turn_is_given_back_after_a_failure() -> None:
-    turns = Turns(1)
-    for _ in range(3):
-        with pytest.raises(KeyError):
-            async with turns.take("a"):
-                raise KeyError
-
-    assert vars(turns)["_lines"] == {}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import rich_click as click
 COMMANDS = {
     "demo": "demo.demo",
     "serve": "serve.serve",
+    "maintain": "maintain.maintain",
     "db": "db.db",
     "tenant": "tenant.tenant",
     "key": "key.key",

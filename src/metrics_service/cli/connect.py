@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metrics_service.cli.signals import run_async
 from metrics_service.db.addresses import Addresses, database_addresses
 from metrics_service.db.engine import owner_connection
+from metrics_service.db.waiting import servers_of, wait_for_database
 from metrics_service.errors import ConflictError, MalformedRequestError
 from metrics_service.settings import Settings, load_settings
 from metrics_service.tenants.names import normalize_host, strip_base
@@ -67,9 +68,15 @@ class Opened(msgspec.Struct, frozen=True):
 
 @contextmanager
 def opened_database(*, upgrade: bool = False, prepare: bool = True) -> Iterator[Opened]:
-    """Say where the database is; an empty embedded one is initialised, if `prepare` allows."""
+    """Say where the database is, when it answers.
+
+    An empty embedded one is initialised, if `prepare` allows; a given one is waited for. Raises
+    `DatabaseUnreachableError`.
+    """
     settings = load_settings()
     with database_addresses(settings) as addresses:
+        if addresses.embedded is None:
+            run_async(_wait_for_database(settings, addresses))
         if prepare and addresses.embedded is not None:
             # What migrates takes long to be imported, and no other database is migrated unasked.
             from metrics_service.tenants.initialise import prepare_embedded  # noqa: PLC0415
@@ -78,3 +85,22 @@ def opened_database(*, upgrade: bool = False, prepare: bool = True) -> Iterator[
                 if outcome.error is not None:
                     click.echo(f"{outcome.schema_name}: {outcome.error}", err=True)
         yield Opened(settings, addresses)
+
+
+async def _wait_for_database(settings: Settings, addresses: Addresses) -> None:
+    asked = set()
+    for dsn in filter(None, (addresses.runtime, addresses.owner)):
+        # Often one server: the owner's may be behind a pooler, or another port.
+        if (where := servers_of(dsn)) in asked:
+            continue
+        asked.add(where)
+        await wait_for_database(
+            dsn,
+            attempts=settings.db_retry_attempts,
+            delay_ms=settings.db_retry_delay_ms,
+            say=_say,
+        )
+
+
+def _say(line: str) -> None:
+    click.echo(f"metrics-service: {line}", err=True)

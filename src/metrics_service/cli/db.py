@@ -10,6 +10,7 @@ import rich_click as click
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metrics_service.cli.advise import advise_command
 from metrics_service.cli.connect import Opened, opened_database
 from metrics_service.cli.output import (
     Advance,
@@ -17,7 +18,6 @@ from metrics_service.cli.output import (
     print_columns,
     print_json,
     print_many,
-    print_one,
     progress,
     require_consent,
     some,
@@ -26,6 +26,7 @@ from metrics_service.cli.output import (
 from metrics_service.cli.psql import find_psql, run_psql
 from metrics_service.cli.rollups import rebuild_rollups_command
 from metrics_service.cli.signals import run_async
+from metrics_service.cli.slow_queries import slow_queries_command
 from metrics_service.db.addresses import SUPERUSER, Addresses
 from metrics_service.errors import (
     ConflictError,
@@ -106,7 +107,12 @@ def init(admin_url: str | None, as_json: bool) -> None:
     with opened_database(prepare=False) as opened:
         admin = _admin_dsn(opened, admin_url)
         notes = run_async(initialise(opened.addresses, admin))
-    print_one(Initialised(head("registry"), notes), as_json=as_json)
+    if as_json:
+        print_json(Initialised(head("registry"), notes))
+        return
+    click.echo(f"the registry is at {head('registry')}")
+    for note in notes:
+        click.echo(f"note: {note}")
 
 
 def _admin_dsn(opened: Opened, given: str | None) -> str:
@@ -306,3 +312,5 @@ def _spoken(what: str, done: int, total: int) -> None:
 
 
 db.add_command(rebuild_rollups_command)
+db.add_command(slow_queries_command)
+db.add_command(advise_command)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import rich_click as click
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metrics_service.cli.connect import Opened
 from metrics_service.cli.output import progress
@@ -22,24 +24,28 @@ from metrics_service.cli.serve import (
     workers_option,
 )
 from metrics_service.cli.server import Binding
-from metrics_service.cli.signals import run_async
+from metrics_service.cli.signals import run_async, until_told
 from metrics_service.db.engine import owner_connection, runtime_engine
 from metrics_service.db.roles import OWNER
+from metrics_service.fleet.operator_keys import create_operator_key
 from metrics_service.seeds.companies import DEVELOPMENT
 from metrics_service.seeds.dashboards import OVERVIEW
 from metrics_service.seeds.logins import Login, ensure_login
 from metrics_service.seeds.rows import seed_id
 from metrics_service.seeds.seed import seed
-from metrics_service.settings import load_settings
+from metrics_service.settings import Settings, load_settings
 from metrics_service.setup.agents import claude_code
 from metrics_service.setup.connection import Connection, Endpoint
 from metrics_service.setup.writing import assignments
 from metrics_service.tenants.keys import create_key
+from metrics_service.tenants.names import strip_base
 from metrics_service.tenants.passwords import Passwords
 from metrics_service.tenants.registry import Tenant, get_tenant, notify
 
 KEY_NAME = "demo"
 KEY_LIVES = timedelta(days=7)
+OPERATOR_DOMAIN = "operator"
+"""Where operators look at the demo, unless METRICS_OPERATOR_DOMAIN says otherwise."""
 
 
 class DemoTenant(msgspec.Struct, frozen=True):
@@ -59,13 +65,20 @@ def demo(
     host: str | None, port: int | None, workers: int | None, otlp_grpc_port: int | None
 ) -> None:
     """Set up a database with three tenants and 30 days of history, and serve it."""
+    if load_settings().metrics_operator_domain is None:
+        os.environ["METRICS_OPERATOR_DOMAIN"] = OPERATOR_DOMAIN
     binding = binding_of(load_settings(), host, port, workers, otlp_grpc_port)
-    with database_to_serve() as opened:
+    with until_told(), database_to_serve() as opened:
         tenants = run_async(_set_up(opened))
+        operator_key = opened.in_transaction(_operator_key)
         serve_on(
             opened,
             binding,
-            on_ready=lambda: click.echo(introduction(tenants, binding, opened.base_domain)),
+            on_ready=lambda: click.echo(
+                introduction(tenants, binding, opened.base_domain)
+                + "\n"
+                + operators_introduction(operator_key, binding, opened.settings)
+            ),
         )
 
 
@@ -126,6 +139,17 @@ async def _with_key(owner_dsn: str, slug: str) -> DemoTenant:
         return DemoTenant(tenant, issued.key)
 
 
+async def _operator_key(connection: AsyncConnection) -> str:
+    """Issue this run's key of operators, and forget those of earlier runs that have expired."""
+    await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+    await connection.execute(
+        text("DELETE FROM public.operator_keys WHERE name = :name AND expires_at < now()"),
+        {"name": KEY_NAME},
+    )
+    issued = await create_operator_key(connection, name=KEY_NAME, expires_in=KEY_LIVES)
+    return issued.key
+
+
 def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) -> str:
     """What `demo` prints when it serves: for each tenant an address, a login, a key, four commands."""
     parts = [
@@ -149,6 +173,18 @@ def introduction(tenants: list[DemoTenant], binding: Binding, base_domain: str) 
             f"  agent {agent_command(shown, binding, base_domain)}"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def operators_introduction(key: str, binding: Binding, settings: Settings) -> str:
+    """What `demo` prints for whoever looks after the service."""
+    domain = settings.metrics_operator_domain or ""
+    host = strip_base(domain, settings.metrics_base_domain)
+    url = f"http://{host}.{settings.metrics_base_domain}:{binding.port}"
+    return (
+        f"Operators  {url}\n"
+        f"  key   {key}  (to sign in there, for {KEY_LIVES.days} days)\n"
+        f"  read  curl -s -H 'Authorization: Bearer {key}' '{url}/operator/api/v1/tenants'\n"
+    )
 
 
 def login_line(login: Login | None) -> str:

@@ -1,4 +1,4 @@
-"""`metrics-service key`: issue, list, rotate and revoke API keys."""
+"""`metrics-service key`: issue, list, rotate and revoke API keys, a tenant's and operators'."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ from metrics_service.db.roles import OWNER
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import InvalidNameError
 from metrics_service.fields import Email
+from metrics_service.fleet.operator_keys import (
+    IssuedOperatorKey,
+    create_operator_key,
+    is_operator_key,
+    list_operator_keys,
+    revoke_operator_key,
+    rotate_operator_key,
+)
 from metrics_service.ingest.people import users_by_email
 from metrics_service.tenants.keys import (
     SCOPES,
@@ -42,18 +50,26 @@ from metrics_service.tenants.registry import Tenant, get_tenant
 NO_GRACE = timedelta(0)
 
 
+operator_option = click.option(
+    "--operator",
+    "is_operators",
+    is_flag=True,
+    help="Of whoever looks after the whole service, not of a tenant.",
+)
+
+
 @click.group()
 def key() -> None:
-    """Issue API keys of a tenant, and take them back."""
+    """Issue API keys of a tenant or of operators, and take them back."""
 
 
 @key.command()
-@click.argument("slug")
+@click.argument("slug", required=False)
+@operator_option
 @click.option(
     "--scope",
     "scopes",
     multiple=True,
-    required=True,
     type=click.Choice(SCOPES),
     help="What the key may do; can be given several times.",
 )
@@ -62,17 +78,48 @@ def key() -> None:
 @click.option("--name", default="cli", show_default=True, help="What it is for.")
 @json_option
 def create(
-    slug: str,
+    slug: str | None,
+    is_operators: bool,
     scopes: tuple[Scope, ...],
     email: str | None,
     expires_in: timedelta | None,
     name: str,
     as_json: bool,
 ) -> None:
-    """Issue a key of the tenant SLUG, and print it: this is the only time that it is shown."""
+    """Issue a key of the tenant SLUG, and print it: this is the only time that it is shown.
+
+    With --operator it is a key to the operator's domain (METRICS_OPERATOR_DOMAIN).
+    """
+    owner = _owner_of(slug, is_operators=is_operators)
+    if owner is None and (scopes or email is not None):
+        raise click.UsageError("an operator's key has no --scope and no --user")
+    if owner is not None and not scopes:
+        raise click.UsageError("Missing option '--scope'.")
     with opened_database() as opened:
-        issued = issue(opened, slug, scopes, name=name, email=email, expires_in=expires_in)
+        issued = (
+            _issue_operators(opened, name=name, expires_in=expires_in)
+            if owner is None
+            else issue(opened, owner, scopes, name=name, email=email, expires_in=expires_in)
+        )
     print_one(issued, as_json=as_json)
+
+
+def _owner_of(slug: str | None, *, is_operators: bool) -> str | None:
+    """Whose keys are meant: the tenant's SLUG, or None for operators'."""
+    if is_operators and slug is not None:
+        raise click.UsageError("give SLUG or --operator, not both")
+    if not is_operators and slug is None:
+        raise click.UsageError("Missing argument 'SLUG'; operators' keys have --operator instead")
+    return slug
+
+
+def _issue_operators(
+    opened: Opened, *, name: str, expires_in: timedelta | None
+) -> IssuedOperatorKey:
+    shown = validate_display_name(name)
+    return opened.in_transaction(
+        lambda connection: create_operator_key(connection, name=shown, expires_in=expires_in)
+    )
 
 
 def issue(
@@ -126,12 +173,18 @@ def _user_of(opened: Opened, tenant: Tenant, email: str) -> UUID:
 
 
 @key.command(name="list")
-@click.argument("slug")
+@click.argument("slug", required=False)
+@operator_option
 @json_option
-def list_(slug: str, as_json: bool) -> None:
-    """List the keys of a tenant, dead ones too; the keys themselves are not kept."""
+def list_(slug: str | None, is_operators: bool, as_json: bool) -> None:
+    """List the keys of a tenant, or operators', dead ones too; the keys themselves are not kept."""
+    owner = _owner_of(slug, is_operators=is_operators)
     with opened_database() as opened:
-        name = opened.tenant_name(slug)
+        if owner is None:
+            operators = opened.in_transaction(list_operator_keys)
+            print_many(operators, as_json=as_json, none="operators have no keys")
+            return
+        name = opened.tenant_name(owner)
 
         async def find(connection: AsyncConnection) -> list[KeyRow]:
             return await list_keys(connection, (await get_tenant(connection, name)).id)
@@ -152,10 +205,14 @@ def list_(slug: str, as_json: bool) -> None:
 @json_option
 def rotate(key_id: UUID, grace: timedelta, as_json: bool) -> None:
     """Issue a key like the key ID, which dies after the grace."""
+
+    async def work(connection: AsyncConnection) -> IssuedKey | IssuedOperatorKey:
+        if await is_operator_key(connection, key_id):
+            return await rotate_operator_key(connection, key_id, grace=grace)
+        return await rotate_key(connection, key_id, grace=grace)
+
     with opened_database() as opened:
-        issued = opened.in_transaction(
-            lambda connection: rotate_key(connection, key_id, grace=grace)
-        )
+        issued = opened.in_transaction(work)
     print_one(issued, as_json=as_json)
 
 
@@ -165,10 +222,13 @@ def rotate(key_id: UUID, grace: timedelta, as_json: bool) -> None:
 def revoke(key_id: UUID, is_sure: bool) -> None:
     """Take the key ID back at once."""
     require_consent(f"Revoke key {key_id}?", is_sure=is_sure)
-    with opened_database() as opened:
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
+        if await is_operator_key(connection, key_id):
+            await revoke_operator_key(connection, key_id, grace=NO_GRACE)
+        else:
             await revoke_key(connection, key_id, grace=NO_GRACE)
 
+    with opened_database() as opened:
         opened.in_transaction(work)

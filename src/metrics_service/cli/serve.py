@@ -12,14 +12,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from metrics_service.cli.connect import Opened, opened_database
+from metrics_service.cli.maintenance import maintenance_beside
 from metrics_service.cli.server import Binding, check_ports, run_server
-from metrics_service.cli.signals import end_if_told, run_async
+from metrics_service.cli.signals import end_if_told, run_async, until_told
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.failures import driver_error
-from metrics_service.errors import MigrationError
+from metrics_service.errors import ConflictError, MigrationError
 from metrics_service.ingest.prices import load_prices
 from metrics_service.logs import configure_logging
+from metrics_service.observability.export import load_otel_settings
 from metrics_service.settings import Settings, load_settings
+from metrics_service.tenants.check import OLDEST_MAJOR
+from metrics_service.tenants.operator_domain import operators_hosts
 from metrics_service.tenants.revisions import REGISTRY, is_behind
 
 host_option = click.option("--host", help="METRICS_HOST by default.")
@@ -42,9 +46,13 @@ otlp_grpc_port_option = click.option(
 def serve(
     host: str | None, port: int | None, workers: int | None, otlp_grpc_port: int | None
 ) -> None:
-    """Serve HTTP until SIGTERM or Ctrl-C; requests in flight are answered first."""
+    """Serve HTTP until SIGTERM or Ctrl-C; requests in flight are answered first.
+
+    SIGHUP replaces the workers, one after the other: each serves on until its successor does, and
+    answers what it has. A database that is away is waited for (DB_RETRY_ATTEMPTS).
+    """
     binding = binding_of(load_settings(), host, port, workers, otlp_grpc_port)
-    with database_to_serve() as opened:
+    with until_told(), database_to_serve() as opened:
         serve_on(
             opened,
             binding,
@@ -91,16 +99,26 @@ def serve_on(opened: Opened, binding: Binding, *, on_ready: Callable[[], None]) 
     settings = opened.settings
     tell_workers(opened, binding)
     run_async(require_head(opened.addresses.runtime))
+    run_async(require_operators_alone(opened))
     # Each process reads them again; here a mistake is one message before anything is served.
     load_prices(settings.prices_file)
+    load_otel_settings()
     configure_logging(settings.metrics_log_level, json=not os.isatty(1))
     end_if_told()
-    run_server(
-        binding,
-        streams_max=settings.metrics_streams_max,
-        is_verbose=settings.metrics_log_level == "debug",
-        on_ready=on_ready,
-    )
+    with maintenance_beside(opened) as maintenance:
+
+        def ready() -> None:
+            on_ready()
+            if maintenance is not None:
+                maintenance.start()
+
+        run_server(
+            binding,
+            streams_max=settings.metrics_streams_max,
+            drain_delay_ms=settings.metrics_drain_delay_ms,
+            is_verbose=settings.metrics_log_level == "debug",
+            on_ready=ready,
+        )
 
 
 def tell_workers(opened: Opened, binding: Binding) -> None:
@@ -117,9 +135,11 @@ def tell_workers(opened: Opened, binding: Binding) -> None:
 
 
 async def require_head(runtime_dsn: str) -> None:
-    """Raise `MigrationError` unless the registry is at head, or ahead."""
+    """Raise `MigrationError` unless the server is supported and its registry at head, or ahead."""
     try:
         async with owner_connection(runtime_dsn) as connection:
+            number = text("SELECT current_setting('server_version_num')::int")
+            _refuse_old(await connection.scalar(number) // 10_000)
             revision = await connection.scalar(
                 text("SELECT public.schema_revision(:schema)"), {"schema": REGISTRY}
             )
@@ -136,3 +156,27 @@ async def require_head(runtime_dsn: str) -> None:
         raise MigrationError(
             f"the registry is behind this release ({revision}); run 'metrics-service db upgrade'"
         )
+
+
+def _refuse_old(major: int) -> None:
+    if major < OLDEST_MAJOR:
+        raise MigrationError(
+            f"the database is PostgreSQL {major}; the service needs {OLDEST_MAJOR} or later"
+        )
+
+
+async def require_operators_alone(opened: Opened) -> None:
+    """Raise `ConflictError` when a tenant is registered where operators are to look."""
+    domain = opened.settings.metrics_operator_domain
+    if domain is None:
+        return
+    async with owner_connection(opened.addresses.runtime) as connection:
+        for host in sorted(operators_hosts(domain, opened.base_domain)):
+            slug = await connection.scalar(
+                text("SELECT slug FROM public.resolve_host(:host)"), {"host": host}
+            )
+            if slug is not None:
+                raise ConflictError(
+                    f"METRICS_OPERATOR_DOMAIN {domain} is a domain of tenant {slug}; choose another,"
+                    f" or run 'metrics-service tenant domain remove {slug} {host}'"
+                )

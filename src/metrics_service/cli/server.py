@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import errno
 import http.client
+import math
 import multiprocessing
 import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import msgspec
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
-from granian.server.mp import MPServer
 
-from metrics_service.cli.otlp_grpc import OtlpGrpcProcess, otlp_grpc_process
-from metrics_service.cli.spawn import DRAIN_S, end_with_parent, interrupts_blocked
+from metrics_service.cli.otlp_grpc import otlp_grpc_process
+from metrics_service.cli.spawn import DRAIN_S
+from metrics_service.cli.workers import Server, load_app
 from metrics_service.errors import MetricsServiceError, SettingsError
 from metrics_service.logs import GRANIAN_LOGGING
+from metrics_service.observability.siblings import meters_directory
 
 HEADER_READ_TIMEOUT_MS = 10_000
 CONNECTIONS_A_WORKER = 1024
 BACKLOG = 2048
 READY_POLL_S = 0.05
+# To flush and close, after the last request.
+CLOSE_S = 5
 
 
 class PortTakenError(MetricsServiceError):
@@ -79,31 +82,6 @@ def allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-class Server(MPServer):
-    """Granian, except that a second signal ends it at once, and Ctrl-C is for the parent alone."""
-
-    # Granian's own methods have no types.
-
-    otlp_grpc: OtlpGrpcProcess | None = None
-    """Told of signals together with the workers: all drain at the same time."""
-
-    def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
-        if self.otlp_grpc is not None:
-            self.otlp_grpc.stop(at_once=self.interrupt_signal)
-        if self.interrupt_signal:
-            for worker in self.wrks:
-                worker.kill()  # type: ignore[no-untyped-call]
-        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-    def _spawn_workers(self, *args: Any, **kwargs: Any) -> None:
-        with interrupts_blocked():
-            super()._spawn_workers(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-    def _respawn_workers(self, *args: Any, **kwargs: Any) -> None:
-        with interrupts_blocked():
-            super()._respawn_workers(*args, **kwargs)
-
-
 def check_ports(binding: Binding) -> Binding:
     """Resolve the host and try to bind; raises `PortTakenError` or `SettingsError`."""
     if binding.port == binding.otlp_grpc_port:
@@ -133,9 +111,18 @@ def _check_port(host: str, port: int, option: str) -> str:
 
 
 def run_server(
-    binding: Binding, *, streams_max: int, is_verbose: bool, on_ready: Callable[[], None]
+    binding: Binding,
+    *,
+    streams_max: int,
+    is_verbose: bool,
+    on_ready: Callable[[], None],
+    drain_delay_ms: int,
 ) -> None:
-    """Serve until a signal; requests in flight are answered before it returns."""
+    """Serve until a signal; requests in flight are answered before it returns.
+
+    Workers that were told to end serve on for the delay, not ready any more: so whoever sends traffic
+    here has seen that, when they take no more. A second signal ends them at once.
+    """
     connections = CONNECTIONS_A_WORKER + streams_max
     allow_files(2 * connections)
     # A forked worker would inherit the threads' locks and the memory of everything done so far.
@@ -157,9 +144,9 @@ def run_server(
         log_dictconfig=GRANIAN_LOGGING,
         log_access=False,
         respawn_failed_workers=True,
-        workers_kill_timeout=DRAIN_S,
+        workers_kill_timeout=DRAIN_S + CLOSE_S + math.ceil(drain_delay_ms / 1000),
     )
-    with _told_when_ready(binding, on_ready), ExitStack() as beside:
+    with _told_when_ready(binding, on_ready), meters_directory(), ExitStack() as beside:
         if binding.otlp_grpc_port is not None:
             address = address_of(binding.host, binding.otlp_grpc_port)
             server.otlp_grpc = beside.enter_context(otlp_grpc_process(address))
@@ -169,15 +156,6 @@ def run_server(
             # Workers that ended a moment before we told them to are no failure.
             if not server.interrupt_signal:
                 raise WorkersFailedError from None
-
-
-def load_app() -> Any:
-    """Make the application, in a worker."""
-    end_with_parent()
-    # Not in the parent, which needs nothing of it and would keep it in memory.
-    from metrics_service.app import serve_app  # noqa: PLC0415
-
-    return serve_app()
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
@@ -14,7 +15,40 @@ Result = TypeVar("Result")
 
 TERMINATED = 143
 
-_is_told = threading.Event()
+
+class Told:
+    """As `threading.Event`, for one thread that waits, and safe to set in the handler of a signal.
+
+    That one takes a lock, which the thread that the handler interrupts may be holding: it would wait for
+    itself, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        # Of all queues the one whose `put` may interrupt itself.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._wakes.put(None)
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, for at most so many seconds; say whether it is."""
+        while not self._is_set:
+            try:
+                self._wakes.get(timeout=timeout)
+            except Empty:
+                break
+        return self._is_set
+
+
+_is_told = Told()
 
 
 def end_on_sigterm() -> None:
@@ -26,6 +60,16 @@ def end_if_told() -> None:
     """End now if SIGTERM came before: where Python was cleaning up, it swallowed the exception."""
     if _is_told.is_set():
         sys.exit(TERMINATED)
+
+
+@contextmanager
+def until_told() -> Iterator[None]:
+    """For what runs until it is told to end: SIGTERM is no failure then, however early it comes."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code != TERMINATED:
+            raise
 
 
 def run_async(work: Coroutine[Any, Any, Result]) -> Result:

@@ -16,10 +16,10 @@ DRAIN_S = 20
 
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Processes started here never see Ctrl-C: it reaches the whole group, but we tell them."""
-    # Or its own start would unblock the signal again.
+    """Processes started here never see Ctrl-C nor a hang-up: they reach the whole group, but we tell it."""
+    # Or its own start would unblock the signals again.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

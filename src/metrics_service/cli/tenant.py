@@ -18,6 +18,7 @@ from metrics_service.errors import InvalidNameError
 from metrics_service.tenants import lifecycle
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.names import normalize_domain, validate_display_name, validate_slug
+from metrics_service.tenants.operator_domain import refuse_operators
 from metrics_service.tenants.provision import PLANS, NewTenant, create_tenant
 from metrics_service.tenants.registry import get_tenant, list_tenants
 
@@ -44,7 +45,12 @@ def create(slug: str, name: str | None, domain: str | None, plan: str, as_json: 
     """Create the tenant SLUG: its role, its schema, its tables, its domain."""
     with opened_database() as opened:
         new = NewTenant.of(
-            slug, name=name, domain=domain, plan=plan, base_domain=opened.base_domain
+            slug,
+            name=name,
+            domain=domain,
+            plan=plan,
+            base_domain=opened.base_domain,
+            operator_domain=opened.settings.metrics_operator_domain,
         )
         target = target_of(opened.addresses)
         made = opened.as_owner(lambda connection: create_tenant(connection, new, target))
@@ -158,6 +164,11 @@ def add(slug: str, domain: str, as_json: bool) -> None:
     with opened_database() as opened:
         name = opened.tenant_name(slug)
         host = normalize_domain(domain, opened.base_domain)
+        refuse_operators(
+            host,
+            operator_domain=opened.settings.metrics_operator_domain,
+            base_domain=opened.base_domain,
+        )
 
         async def work(connection: AsyncConnection) -> None:
             async with connection.begin():

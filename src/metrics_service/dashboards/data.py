@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from metrics_service.dashboards.data_request import Asked, DataRequest
+from metrics_service.dashboards.data_request import Asked
 from metrics_service.dashboards.periods import previous
 from metrics_service.dashboards.widgets import Widget, WidgetQuery, read_widget
 from metrics_service.db.failures import translated
@@ -73,6 +73,7 @@ class DataMeta(msgspec.Struct, frozen=True):
     updated_at: datetime | None
     """When what was read of the rollups changed last."""
     answered_at: datetime
+    """When this was right. It comes last: answers are kept without it."""
 
 
 class DashboardData(msgspec.Struct, frozen=True):
@@ -99,16 +100,15 @@ def known_widgets(stored: Iterable[Any]) -> list[Widget]:
 async def answer(
     connection: ContextConnection,
     widgets: Sequence[Widget],
-    request: DataRequest,
+    asked: Asked,
     *,
     sees_people: bool = True,
 ) -> DashboardData:
     """Answer all widgets; what one cannot be answered is said in its place.
 
-    In a transaction that is a snapshot they agree with each other. Raises `InvalidBodyError`.
-    Without `sees_people` nothing is answered about individuals.
+    In a transaction that is a snapshot they agree with each other. Without `sees_people` nothing is
+    answered about individuals.
     """
-    asked = Asked.of(request)
     budget = await Budget.of(connection)
     await connection.execute(SAVE)
     found = [
@@ -123,11 +123,19 @@ async def answer(
         DataMeta(
             asked.period.start,
             asked.period.end,
-            request.tz,
+            asked.zone.key,
             max(updated, default=None),
             now(),
         ),
     )
+
+
+def is_cut_off(data: DashboardData) -> bool:
+    """Whether a widget was not answered only because it took too long."""
+    return any(one.error == _TOO_LATE for one in data.data)
+
+
+_TOO_LATE = str(StatementTimeoutError())
 
 
 def is_of_people(question: SeriesQuery) -> bool:

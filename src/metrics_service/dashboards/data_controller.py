@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from litestar import Controller, post
+from litestar import Controller, Response, post
 from litestar.di import NamedDependency
 from litestar.openapi.spec import Example
 from litestar.params import Body, FromPath
 
-from metrics_service.dashboards.data import DashboardData, answer, known_widgets
-from metrics_service.dashboards.data_request import DataRequest
+from metrics_service.dashboards.data import DashboardData, known_widgets
+from metrics_service.dashboards.data_request import Asked, DataRequest
+from metrics_service.dashboards.kept_answers import DashboardAnswers
 from metrics_service.dashboards.origin import Origin, OriginRequest, find_origin
 from metrics_service.dashboards.repository import Gallery
+from metrics_service.dashboards.seen import get_seen
 from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.tenancy import hot_door
 from metrics_service.http.bodies import JsonBody
-from metrics_service.http.dependencies import Caller, requires
+from metrics_service.http.dependencies import AnyRequest, Caller, requires
 
 ASKED = {
     "from": "2026-11-01T00:00:00Z",
@@ -46,16 +48,18 @@ class DashboardDataController(Controller):
     )
     async def post_data(
         self,
+        request: AnyRequest,
         caller: NamedDependency[Caller],
         dashboard_id: FromPath[UUID],
         data: Annotated[DataRequest, Body(examples=[Example(value=ASKED)])] = AS_IT_IS,
-    ) -> DashboardData:
+    ) -> Response[DashboardData]:
         """Answer all widgets of a dashboard, of one moment."""
         sees_people = await caller.sees_people()
-        async with caller.snapshot() as tx:
-            row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
-            widgets = known_widgets(row.widgets)
-            return await answer(await hot_door(tx), widgets, data, sees_people=sees_people)
+        async with caller.reading() as connection:
+            seen = await get_seen(connection, caller.principal, dashboard_id)
+        answers: DashboardAnswers = request.app.state.dashboard_answers
+        answered = await answers.get(caller, seen, Asked.of(data), sees_people=sees_people)
+        return answered.response()
 
     @post(
         "/{dashboard_id:uuid}/origin",

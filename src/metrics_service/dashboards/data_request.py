@@ -83,6 +83,12 @@ class Asked(msgspec.Struct, frozen=True):
     def period_of(self, query: WidgetQuery) -> Period:
         return period_of(query.range, self.period, self.zone, self.moment)
 
+    @property
+    def hour_and_day(self) -> tuple[datetime, datetime]:
+        """What the latest hours and the latest days of anything end with."""
+        hour, day = (latest(last, self.zone, self.moment) for last in ("1h", "1d"))
+        return hour.end, day.end
+
     def notes(self, query: WidgetQuery) -> list[str]:
         return [
             f"the filter by {name} does not apply: {query.source} are not kept by it"

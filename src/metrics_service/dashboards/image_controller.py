@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -17,13 +15,15 @@ from litestar.openapi.spec import OpenAPIFormat, OpenAPIType, Reference, Schema
 from litestar.params import FromPath
 from msgspec import Meta
 
-from metrics_service.dashboards.data import DashboardData, answer, known_widgets
-from metrics_service.dashboards.data_request import DataRequest
+from metrics_service.dashboards.data import known_widgets
+from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.files import file_stem
+from metrics_service.dashboards.kept_answers import Answered, DashboardAnswers
 from metrics_service.dashboards.pictures.images import Renderer, picture_of
 from metrics_service.dashboards.pictures.picture import ImageFormat, Picture
 from metrics_service.dashboards.pictures.theme import ThemeName
 from metrics_service.dashboards.repository import Gallery
+from metrics_service.dashboards.seen import get_seen
 from metrics_service.dashboards.write import get_dashboard
 from metrics_service.db.models import DashboardConfig
 from metrics_service.db.tenancy import hot_door
@@ -56,11 +56,10 @@ class ImageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tz: Annotated[str, Meta(max_length=255, examples=["Europe/Berlin"])] = "UTC"
 
 
-@contextmanager
-def asked_of(query: ImageQuery) -> Iterator[DataRequest]:
+def asked_of(query: ImageQuery) -> Asked:
     """What the widgets are asked; what is wrong with it is wrong with a parameter."""
     try:
-        yield DataRequest(from_=query.from_, to=query.to, tz=query.tz)
+        return Asked.of(DataRequest(from_=query.from_, to=query.to, tz=query.tz))
     except InvalidBodyError as error:
         first = error.errors[0]
         raise InvalidQueryError(f"parameter {first.field}: {first.reason}") from None
@@ -85,20 +84,20 @@ class DashboardImageController(Controller):
         """Get a dashboard as PNG, SVG or PDF."""
         query = parse_query(request, ImageQuery)
         sees_people = await caller.sees_people()
-        async with caller.snapshot() as tx:
+        async with caller.looking() as tx:
             row = await get_dashboard(Gallery(tx, caller.principal), dashboard_id)
-            with asked_of(query) as asked:
-                widgets = known_widgets(row.widgets)
-                data = await answer(await hot_door(tx), widgets, asked, sees_people=sees_people)
+            seen = await get_seen(await hot_door(tx), caller.principal, dashboard_id)
+        answers: DashboardAnswers = request.app.state.dashboard_answers
+        answered = await answers.get(caller, seen, asked_of(query), sees_people=sees_people)
         # No connection is held while it is drawn.
-        return await answer_image(request, caller, row, data, query)
+        return await answer_image(request, caller, row, answered, query)
 
 
 async def answer_image(
     request: AnyRequest,
     caller: Caller,
     row: DashboardConfig,
-    data: DashboardData,
+    answered: Answered,
     query: ImageQuery,
 ) -> Response[bytes]:
     """The picture of a dashboard, unless the client has the same one already."""
@@ -107,17 +106,17 @@ async def answer_image(
         row.description,
         widgets=known_widgets(row.widgets),
         layout=row.layout,
-        data=data,
+        answers=answered.body,
         format_=query.format,
         theme=query.theme,
         width=query.width,
     )
-    tag = _tag(picture, data)
+    tag = _tag(picture, answered)
     headers = {
         "etag": tag,
         "cache-control": "private, no-cache",
         "content-security-policy": SECURITY,
-        "content-disposition": _disposition(row.name, query.format, data.meta.answered_at),
+        "content-disposition": _disposition(row.name, query.format, answered.at),
     }
     if tag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]:
         return Response(b"", status_code=304, headers=headers, media_type=MEDIA_TYPES[query.format])
@@ -127,12 +126,12 @@ async def answer_image(
     return Response(image, media_type=MEDIA_TYPES[query.format], headers=headers)
 
 
-def _tag(picture: Picture, data: DashboardData) -> str:
+def _tag(picture: Picture, answered: Answered) -> str:
     """The same as long as nothing but the time of asking has changed."""
-    meta = msgspec.structs.replace(data.meta, answered_at=data.meta.from_)
-    told = msgspec.structs.replace(data, meta=meta)
-    looks = msgspec.structs.replace(picture, answers=msgspec.Raw(msgspec.json.encode(told)))
-    return f'"{hashlib.blake2b(msgspec.json.encode(looks), digest_size=16).hexdigest()}"'
+    looks = msgspec.structs.replace(picture, answers=msgspec.Raw(b"null"))
+    told = hashlib.blake2b(msgspec.json.encode(looks), digest_size=16)
+    told.update(answered.lasting)
+    return f'"{told.hexdigest()}"'
 
 
 def _disposition(name: str, kind: ImageFormat, moment: datetime) -> str:

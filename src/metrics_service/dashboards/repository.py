@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 from uuid import UUID
 
 import msgspec
 from advanced_alchemy.repository import SQLAlchemyAsyncRepository
-from sqlalchemy import ColumnElement, any_, false, func, literal, or_, select, true, tuple_
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    any_,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from metrics_service.dashboards.schemas import DashboardOwner, DashboardQuery, DashboardView
 from metrics_service.db.models import DashboardConfig, DashboardShare, User
 from metrics_service.db.pages import Position
 from metrics_service.tenants.authenticate import Principal
+
+Viewer: TypeAlias = UUID | BindParameter[UUID] | None
 
 
 class DashboardRepository(SQLAlchemyAsyncRepository[DashboardConfig]):
@@ -31,6 +45,32 @@ class Access(msgspec.Struct, frozen=True):
     """Change what is in it: those, and whom it was shared with as an editor."""
 
 
+def by_right(user_id: Viewer, *, is_admin: bool) -> ColumnElement[bool]:
+    """Whether a dashboard is a user's to see without a share; of None there is no user."""
+    if is_admin:
+        return true()
+    own = DashboardConfig.visibility == "tenant"
+    if user_id is None:
+        return own
+    team = select(User.team).where(User.id == user_id, User.team.is_not(None))
+    mates = select(User.id).where(User.team.in_(team))
+    return or_(
+        own,
+        DashboardConfig.owner_id == user_id,
+        (DashboardConfig.visibility == "team") & DashboardConfig.owner_id.in_(mates),
+    )
+
+
+def by_share(user_id: Viewer, *, role: str | None = None) -> ColumnElement[bool]:
+    """Whether a dashboard is shared with a user."""
+    if user_id is None:
+        return false()
+    shared = select(DashboardShare.dashboard_id).where(DashboardShare.user_id == user_id, *living())
+    if role is not None:
+        shared = shared.where(DashboardShare.role == role)
+    return DashboardConfig.id.in_(shared)
+
+
 class Gallery:
     """The dashboards one principal may see: the tenant's, the team's, the own, those shared with it.
 
@@ -43,32 +83,8 @@ class Gallery:
         self._user_id = principal.user_id
         self._is_admin = principal.allows("admin")
 
-    def _by_right(self) -> ColumnElement[bool]:
-        if self._is_admin:
-            return true()
-        own = DashboardConfig.visibility == "tenant"
-        if self._user_id is None:
-            return own
-        team = select(User.team).where(User.id == self._user_id, User.team.is_not(None))
-        mates = select(User.id).where(User.team.in_(team))
-        return or_(
-            own,
-            DashboardConfig.owner_id == self._user_id,
-            (DashboardConfig.visibility == "team") & DashboardConfig.owner_id.in_(mates),
-        )
-
-    def _by_share(self, *, role: str | None = None) -> ColumnElement[bool]:
-        if self._user_id is None:
-            return false()
-        shared = select(DashboardShare.dashboard_id).where(
-            DashboardShare.user_id == self._user_id, *living()
-        )
-        if role is not None:
-            shared = shared.where(DashboardShare.role == role)
-        return DashboardConfig.id.in_(shared)
-
     def _visible(self) -> ColumnElement[bool]:
-        return or_(self._by_right(), self._by_share())
+        return or_(by_right(self._user_id, is_admin=self._is_admin), by_share(self._user_id))
 
     async def find(self, dashboard_id: UUID, *, lock: bool = False) -> DashboardConfig | None:
         query = select(DashboardConfig).where(DashboardConfig.id == dashboard_id, self._visible())
@@ -78,8 +94,10 @@ class Gallery:
 
     async def access(self, row: DashboardConfig) -> Access:
         """What may be done with a dashboard that was found; hold its lock to rely on it."""
-        query = select(self._by_right(), self._by_share(role="editor"))
-        by_right, is_editor = (
+        query = select(
+            by_right(self._user_id, is_admin=self._is_admin), by_share(self._user_id, role="editor")
+        )
+        is_by_right, is_editor = (
             await self.tx.execute(
                 query.select_from(DashboardConfig).where(DashboardConfig.id == row.id)
             )
@@ -87,8 +105,8 @@ class Gallery:
         is_owner = self._user_id is not None and row.owner_id == self._user_id
         return Access(
             may_share=self._is_admin or is_owner,
-            may_publish=by_right,
-            may_edit=by_right or is_editor,
+            may_publish=is_by_right,
+            may_edit=is_by_right or is_editor,
         )
 
     async def fetch(
@@ -125,7 +143,7 @@ class Gallery:
         if query.visibility is not None:
             wanted.append(DashboardConfig.visibility == query.visibility)
         if query.shared is not None:
-            wanted.append(self._by_share() if query.shared else ~self._by_share())
+            wanted.append(by_share(self._user_id) if query.shared else ~by_share(self._user_id))
         if query.q is not None:
             wanted.append(
                 or_(

@@ -13,8 +13,8 @@ from litestar.openapi.spec import Example
 from litestar.params import Body
 from msgspec import Meta
 
-from metrics_service.dashboards.data import DashboardData, PreviousData, answer, known_widgets
-from metrics_service.dashboards.data_request import DataRequest
+from metrics_service.dashboards.data import DashboardData, PreviousData
+from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.image_controller import (
     ANSWERS,
     MEDIA_TYPES,
@@ -22,6 +22,8 @@ from metrics_service.dashboards.image_controller import (
     answer_image,
     asked_of,
 )
+from metrics_service.dashboards.kept_answers import Answered, DashboardAnswers
+from metrics_service.dashboards.seen import Seen
 from metrics_service.dashboards.shared_controller import NOBODY
 from metrics_service.dashboards.shares import open_link
 from metrics_service.db.models import DashboardConfig
@@ -31,6 +33,7 @@ from metrics_service.http.bodies import JsonBody
 from metrics_service.http.dependencies import AnyRequest, Caller, requires
 from metrics_service.http.links import PREFIX
 from metrics_service.http.query import parse_query, query_operation
+from metrics_service.rollups.version import read_version
 
 ASKED = {"from": "2026-11-01T00:00:00Z", "to": "2026-12-01T00:00:00Z", "tz": "Europe/Berlin"}
 
@@ -58,12 +61,13 @@ class SharedDataController(Controller):
     @post("/data", status_code=200, dto=JsonBody[SharedDataRequest], return_dto=None)
     async def post_shared_data(
         self,
+        request: AnyRequest,
         caller: NamedDependency[Caller],
         data: Annotated[SharedDataRequest, Body(examples=[Example(value=ASKED)])] = AS_IT_IS,
-    ) -> DashboardData:
+    ) -> Response[DashboardData]:
         """Answer all widgets of the dashboard of a link, with labels in place of users."""
-        _, found = await _answer(caller, data.asked())
-        return found
+        _, seen = await _get_seen(caller)
+        return (await _answer(request, caller, seen, Asked.of(data.asked()))).response()
 
     @get(
         "/image",
@@ -75,17 +79,28 @@ class SharedDataController(Controller):
     ) -> Response[bytes]:
         """Get the dashboard of a link as PNG, SVG or PDF."""
         query = parse_query(request, ImageQuery)
-        with asked_of(query) as asked:
-            row, found = await _answer(caller, asked)
+        row, seen = await _get_seen(caller)
+        found = await _answer(request, caller, seen, asked_of(query))
         return await answer_image(request, caller, row, found, query)
 
 
-async def _answer(caller: Caller, asked: DataRequest) -> tuple[DashboardConfig, DashboardData]:
-    links, share_id = caller.database.links, caller.principal.id
-    async with caller.snapshot() as tx:
+async def _get_seen(caller: Caller) -> tuple[DashboardConfig, Seen]:
+    """The dashboard of the link; raises `NotFoundError`."""
+    async with caller.looking() as tx:
         row = await open_link(tx, caller.principal)
-        found = await answer(await hot_door(tx), known_widgets(row.widgets), asked)
-    return row, without_people(found, lambda user_id: links.label(share_id, user_id))
+        version = await read_version(await hot_door(tx))
+    return row, Seen(msgspec.json.encode(row.widgets).decode(), version)
+
+
+async def _answer(request: AnyRequest, caller: Caller, seen: Seen, asked: Asked) -> Answered:
+    links, share_id = caller.database.links, caller.principal.id
+    answers: DashboardAnswers = request.app.state.dashboard_answers
+    return await answers.get(
+        caller,
+        seen,
+        asked,
+        disguise=lambda data: without_people(data, lambda user: links.label(share_id, user)),
+    )
 
 
 def without_people(data: DashboardData, label: Callable[[UUID], str]) -> DashboardData:

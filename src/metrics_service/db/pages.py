@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -35,6 +35,10 @@ class PageMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     page: int | msgspec.UnsetType = msgspec.UNSET
     total: int | msgspec.UnsetType = msgspec.UNSET
     pages: int | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def numbered(cls, page: int, *, limit: int, total: int) -> Self:
+        return cls(limit=limit, page=page, total=total, pages=-(-total // limit))
 
 
 class Page(msgspec.Struct, Generic[ViewT], frozen=True):

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import asyncpg
 import msgspec
 
+from metrics_service.db.connect import UNREACHABLE
 from metrics_service.db.engine import CONNECT_TIMEOUT_S, unreachable
 from metrics_service.errors import DatabaseUnreachableError, MigrationError
 
@@ -33,6 +34,44 @@ RUNTIME_SETTINGS = {
     "lock_timeout": "'5s'",
     "idle_in_transaction_session_timeout": "'60s'",
 }
+
+IS_COUNTED = """
+    SELECT EXISTS (SELECT FROM pg_settings WHERE name = 'pg_stat_statements.max')
+       AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements')
+"""
+# It comes with rights for PUBLIC; and whoever serves tenants has no business with all their statements.
+STATISTICS = (
+    "CREATE EXTENSION IF NOT EXISTS pg_stat_statements SCHEMA public",
+    """
+    DO $$
+    DECLARE found record;
+    BEGIN
+        FOR found IN
+            SELECT d.objid::regclass AS name FROM pg_depend d
+            JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_stat_statements'
+            WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_class'::regclass
+        LOOP
+            EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', found.name);
+            EXECUTE format('GRANT SELECT ON %s TO app_owner', found.name);
+        END LOOP;
+        FOR found IN
+            SELECT p.oid::regprocedure AS name FROM pg_depend d
+            JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_stat_statements'
+            JOIN pg_proc p ON p.oid = d.objid AND p.proname <> 'pg_stat_statements_reset'
+            WHERE d.refclassid = 'pg_extension'::regclass AND d.classid = 'pg_proc'::regclass
+        LOOP
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', found.name);
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO app_owner', found.name);
+        END LOOP;
+    END $$
+    """,
+    f"GRANT pg_read_all_stats TO {OWNER}",
+)
+NOT_COUNTED = (
+    "pg_stat_statements is loaded, but the administrator may not create it, or not give "
+    f"pg_read_all_stats to {OWNER}: slow queries are shown without its counts. Run `db init` once "
+    "more with a superuser as --admin-url to have them"
+)
 
 
 class Login(msgspec.Struct, frozen=True):
@@ -57,7 +96,7 @@ async def create_roles(admin_dsn: str, *, runtime: Login, migrator: Login) -> li
     """
     try:
         connection = await asyncpg.connect(admin_dsn, timeout=CONNECT_TIMEOUT_S)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+    except UNREACHABLE as error:
         raise DatabaseUnreachableError(unreachable(error)) from error
     try:
         return await _in_turn(connection, runtime, migrator)
@@ -110,7 +149,10 @@ async def _create_roles(
         f"GRANT CONNECT ON DATABASE {database} TO {as_migrator}, {as_runtime}",
     ):
         await connection.execute(statement)
-    return await _backup_role(connection, database)
+    return [
+        *await _backup_role(connection, database),
+        *await _statement_statistics(connection),
+    ]
 
 
 async def _backup_role(connection: asyncpg.Connection[Any], database: str) -> list[str]:
@@ -124,6 +166,20 @@ async def _backup_role(connection: asyncpg.Connection[Any], database: str) -> li
         return [f"{BACKUP} was not created: the administrator may not give BYPASSRLS"]
     await _ensure(connection, BACKUP, "LOGIN BYPASSRLS")
     await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {BACKUP}")
+    return []
+
+
+async def _statement_statistics(connection: asyncpg.Connection[Any]) -> list[str]:
+    """Let the owner read what the server counts of statements, where it does; nobody else may."""
+    # Its settings are there when it was loaded at the start, which is when it counts.
+    if not await connection.fetchval(IS_COUNTED):
+        return []
+    try:
+        async with connection.transaction():
+            for statement in STATISTICS:
+                await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError:
+        return [NOT_COUNTED]
     return []
 
 

@@ -1,23 +1,16 @@
-"""`/health`: the process lives; it may take traffic."""
+"""`/health`: the process lives; it may take traffic; it is well.
+
+They answer on any host, and say nothing that could help a stranger.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any, Literal
+from typing import Any
 
-import asyncpg
-import msgspec
 from litestar import Request, Response, get
 
-from metrics_service.db.tenancy import registry_connection
-from metrics_service.errors import MetricsServiceError
-from metrics_service.tenants.revisions import REGISTRY, is_behind
-
-PATIENCE_S = 2.0
-
-
-class Health(msgspec.Struct, frozen=True):
-    status: Literal["healthy", "unhealthy"]
+from metrics_service.health.monitor import HealthMonitor
+from metrics_service.health.schemas import Health
 
 
 @get("/health/live", tags=["health"])
@@ -26,20 +19,23 @@ async def live() -> Health:
     return Health("healthy")
 
 
-@get(["/health/ready", "/health"], tags=["health"])
+@get("/health/ready", tags=["health"])
 async def ready(request: Request[Any, Any, Any]) -> Response[Health]:
-    """The process may take traffic: its database answers and is current."""
-    is_ready = await _database_is_ready(request)
-    return Response(
-        Health("healthy" if is_ready else "unhealthy"), status_code=200 if is_ready else 503
-    )
+    """The process may take traffic: it is not about to end, its database answers and is current."""
+    return _answer(Health("healthy" if await _monitor(request).readiness.ask() else "unhealthy"))
 
 
-async def _database_is_ready(request: Request[Any, Any, Any]) -> bool:
-    engine = request.app.state.database.engine
-    try:
-        async with asyncio.timeout(PATIENCE_S), registry_connection(engine) as connection:
-            revision = await connection.fetchval("SELECT public.schema_revision($1)", REGISTRY)
-    except (MetricsServiceError, TimeoutError, asyncpg.PostgresError):
-        return False
-    return not is_behind("registry", revision)
+@get("/health", tags=["health"])
+async def health(request: Request[Any, Any, Any]) -> Response[Health]:
+    """How the process is; the report behind the word is shown to operators alone."""
+    monitor = _monitor(request)
+    return _answer(Health(monitor.status if await monitor.readiness.ask() else "unhealthy"))
+
+
+def _monitor(request: Request[Any, Any, Any]) -> HealthMonitor:
+    monitor: HealthMonitor = request.app.state.health
+    return monitor
+
+
+def _answer(health: Health) -> Response[Health]:
+    return Response(health, status_code=503 if health.status == "unhealthy" else 200)

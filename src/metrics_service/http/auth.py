@@ -12,20 +12,25 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from metrics_service.errors import ForbiddenError, MetricsServiceError, UnauthenticatedError
+from metrics_service.http.admission import Admission, Purpose
 from metrics_service.http.cookies import sign_in_token
 from metrics_service.http.diary_notes import signal_of
 from metrics_service.http.headers import Header
+from metrics_service.http.in_flight import InFlight
 from metrics_service.http.limits import (
+    BATCH_PATHS,
     JSON_PREFIX,
     KEYED_PREFIX,
     LIVE_PATH,
     SIGN_IN_PATH,
     STATIC_PREFIX,
+    is_otlp,
 )
 from metrics_service.http.links import LinkSigner, is_link, no_link, token_of
 from metrics_service.http.problems import send_problem
+from metrics_service.http.rate import RateLimit
 from metrics_service.http.same_origin import SAFE_METHODS, check_same_origin, is_same_origin
-from metrics_service.http.throttle import FailureThrottle, InFlight, client_address
+from metrics_service.http.throttle import FailureThrottle, client_address
 from metrics_service.tenants.authenticate import KeyRing, Principal
 from metrics_service.tenants.sign_ins import SignIns
 
@@ -51,8 +56,12 @@ class CredentialGate:
         sign_ins: SignIns,
         throttle: FailureThrottle,
         trusted_proxies: Sequence[IPv4Network | IPv6Network],
+        rate: RateLimit,
+        admission: Admission,
     ) -> None:
         self._app = app
+        self._rate = rate
+        self._admission = admission
         self._keys = keys
         self._links = links
         self._sign_ins = sign_ins
@@ -81,9 +90,16 @@ class CredentialGate:
         if scope["path"] == LIVE_PATH:
             # It stays open for as long as a page does; where it is served, streams are counted.
             return nullcontext()
+        tenant_id = scope["state"]["tenant"].id
         # Each kind apart: neither machines nor all those whom a link was passed on to leave the
         # tenant's people without an answer, nor the other way round.
-        return self._in_flight.hold((scope["state"]["tenant"].id, principal.kind))
+        self._rate.take(tenant_id, principal.kind)
+        # Here, because it costs a tenth of what is found out at the door: nothing of the body was
+        # read yet, and no route was looked for.
+        purpose = _purpose_of(scope)
+        if purpose is not None:
+            self._admission.check(tenant_id, purpose)
+        return self._in_flight.hold((tenant_id, principal.kind))
 
     async def _identify(self, scope: Scope) -> Principal | None:
         path = scope["path"]
@@ -143,6 +159,13 @@ def _is_from_a_page(scope: Scope) -> bool:
         return False
     # One of our pages whose cookie is gone asks without any: nothing was tried, so nothing failed.
     return sign_in_token(scope["headers"]) is not None or is_same_origin(scope)
+
+
+def _purpose_of(scope: Scope) -> Purpose | None:
+    """What a request will want a connection for, as far as can be told; else the door will find out."""
+    if is_otlp(scope["path"]) or scope["path"] in BATCH_PATHS:
+        return Purpose.WRITE
+    return Purpose.READ if scope.get("method") in SAFE_METHODS else None
 
 
 def _check_place(scope: Scope, principal: Principal) -> None:

@@ -26,6 +26,7 @@ from metrics_service.http.headers import content_type_of, values_of
 from metrics_service.http.limits import LINE_TYPES
 from metrics_service.http.query import query_operation
 from metrics_service.ingest.diary_page import Taken
+from metrics_service.observability.work import span
 
 ItemT = TypeVar("ItemT", bound=msgspec.Struct)
 
@@ -98,6 +99,12 @@ class BatchDecoder(Generic[ItemT]):
 
     def decode(self, body: bytes, headers: Any) -> Batch[ItemT]:
         """Raises `MalformedRequestError`, `InvalidBodyError`, `BodyTooLargeError`."""
+        with span("ingest.decode", bytes=len(body)) as stage:
+            batch = self._decode(body, headers)
+            stage.note(records=len(batch.items), refused=len(batch.errors))
+        return batch
+
+    def _decode(self, body: bytes, headers: Any) -> Batch[ItemT]:
         media_type, _ = content_type_of(values_of(headers, b"content-type"))
         if media_type in LINE_TYPES:
             return self._piecemeal([line for line in body.split(b"\n") if line.strip()])
@@ -161,7 +168,12 @@ def taken_of(batch: Batch[ItemT], receipt: BatchReceipt) -> Taken:
     """What the receiver's diary is to know of a batch that was stored."""
     rejected = [] if receipt.rejected is msgspec.UNSET else receipt.rejected
     agent = getattr(batch.items[-1], "agent", None) if batch.items else None
-    return Taken(receipt.inserted + receipt.duplicates, reasons_of(rejected), agent)
+    return Taken(
+        receipt.inserted + receipt.duplicates,
+        reasons_of(rejected),
+        agent,
+        duplicates=receipt.duplicates,
+    )
 
 
 def batch_operation(kind: type[msgspec.Struct], example: list[dict[str, Any]]) -> type[Operation]:

@@ -28,10 +28,10 @@ from metrics_service.errors import (
 )
 from metrics_service.http import limits
 from metrics_service.http.headers import adding, coding_of, content_type_of, values_of
+from metrics_service.http.in_flight import HeldBytes
 from metrics_service.http.inflate import Inflater, open_inflater
 from metrics_service.http.json_shape import check_json
 from metrics_service.http.problems import send_problem
-from metrics_service.http.throttle import HeldBytes
 
 _CLOSE = (b"connection", b"close")
 # How much is inflated before other requests have their turn.
@@ -74,16 +74,13 @@ class BodyGuard:
             await send_problem(error, scope, send)
             return
         _describe(scope, body)
-        replayed = _replay(body, receive)
-        # The handler's alone from here on: a batch lets go of its 20 MiB once they are decoded.
-        del body
-        await self._app(scope, replayed, send)
+        await self._app(scope, Replayed(body, receive), send)
 
 
 def _whose(scope: Scope) -> Hashable:
     tenant = scope.get("state", {}).get("tenant")
-    # Strangers are counted apart: they cannot use up what is the tenant's.
-    return None if tenant is None else (tenant.id, "user" in scope)
+    # Strangers are counted apart: they cannot use up what is the tenant's, or the operators'.
+    return (None if tenant is None else tenant.id, "user" in scope)
 
 
 async def read_body(
@@ -175,16 +172,25 @@ def _describe(scope: Scope, body: bytes) -> None:
     scope["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+class Replayed:
     """A `receive` that gives the body once, and afterwards only tells that the client left."""
-    waiting: list[bytes] = [body]
 
-    async def replayed() -> HTTPReceiveMessage:
-        if waiting:
-            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-        return cast("HTTPReceiveMessage", await receive())
+    __slots__ = ("_body", "_is_given", "_receive")
 
-    return replayed
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body = body
+        self._receive = receive
+        self._is_given = False
+
+    async def __call__(self) -> HTTPReceiveMessage:
+        if self._is_given:
+            return cast("HTTPReceiveMessage", await self._receive())
+        self._is_given = True
+        return {"type": "http.request", "body": self._body, "more_body": False}
+
+    def rewind(self) -> None:
+        """Give it once more, to another attempt."""
+        self._is_given = False
 
 
 async def take_body(request: Request[Any, Any, Any]) -> bytes:

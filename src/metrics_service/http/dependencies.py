@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -22,16 +21,19 @@ from metrics_service.db.tenancy import (
     tenant_session,
 )
 from metrics_service.errors import ForbiddenError, InvalidQueryError
+from metrics_service.http.admission import Admission, Purpose
 from metrics_service.http.changes import Changes
 from metrics_service.http.links import LinkSigner
+from metrics_service.http.rate import RateLimit
+from metrics_service.http.replica_reads import LongRead, ReplicaReads
 from metrics_service.http.sealing import Sealer
 from metrics_service.http.throttle import PasswordThrottle
-from metrics_service.http.turns import Turns
 from metrics_service.ingest.diary import Diary
 from metrics_service.ingest.known_people import PEOPLE_LOCK
 from metrics_service.ingest.raw_requests import RawSweeper
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.write_telemetry import TelemetryWriter
+from metrics_service.rollups.version import read_version
 from metrics_service.tenants.allowed import SettingsDirectory
 from metrics_service.tenants.authenticate import Principal
 from metrics_service.tenants.passwords import Passwords
@@ -40,21 +42,24 @@ from metrics_service.tenants.sign_ins import KIND as PERSON
 from metrics_service.tenants.sign_ins import SignIns
 
 AnyRequest: TypeAlias = Request[Principal, Any, Any]
+DoorT = TypeVar("DoorT")
+Door: TypeAlias = Callable[[AsyncEngine, TenantContext], AbstractAsyncContextManager[DoorT]]
 
 
 class Database(msgspec.Struct, frozen=True):
     """What one process holds for all its requests."""
 
     engine: AsyncEngine
+    replicas: ReplicaReads | None
+    """For long reads; None where there are none."""
     signer: CursorSigner
     tool_names: ToolNames
     telemetry: TelemetryWriter
-    turns: Turns
-    """To write telemetry."""
-    long_reads: Turns
-    """To read summaries and dashboards."""
-    large_reads: Turns
-    large_read: asyncio.Lock
+    admission: Admission
+    """Who may take a connection; every door of a `Caller` asks it."""
+    large_bodies: Admission
+    """Whose large request may be parsed."""
+    rate: RateLimit
     tenant_settings: SettingsDirectory
     sealer: Sealer
     links: LinkSigner
@@ -97,43 +102,73 @@ class Caller(msgspec.Struct, frozen=True):
         return not (await self.database.tenant_settings.allowed(self.tenant_id)).hides_people
 
     def reading(self) -> AbstractAsyncContextManager[ContextConnection]:
-        """The door for hot SQL, READ ONLY."""
-        return tenant_connection(self.database.engine, self.context(read_only=True))
+        """The door for hot SQL, READ ONLY.
+
+        This one and all others wait for the tenant's turn, and raise `UnavailableError` when it does
+        not come; so none may be opened within another one.
+        """
+        return self._opened(tenant_connection, Purpose.READ, self.context(read_only=True))
 
     def looking(self) -> AbstractAsyncContextManager[AsyncSession]:
         """The door for the ORM, READ ONLY, for a short look at what is not telemetry."""
-        return tenant_session(self.database.engine, self.context(read_only=True))
+        return self._opened(tenant_session, Purpose.READ, self.context(read_only=True))
 
-    @asynccontextmanager
-    async def summarising(self) -> AsyncIterator[ContextConnection]:
-        """As `reading`, for what may take as long as a statement may.
+    def summarising(self) -> AbstractAsyncContextManager[ContextConnection]:
+        """As `reading`, for what may take as long as a statement may; fewer of a tenant may.
 
-        Raises `UnavailableError` when too many of the tenant read so.
+        A replica may answer, which shows all that was stored before this was called. So only what
+        changes with the version of the tenant's data may be read through it: the tenant's own tables,
+        and nothing of the registry.
         """
-        async with self.database.long_reads.take(self.tenant_id), self.reading() as connection:
-            yield connection
+        return self._long(tenant_connection, self.context(read_only=True))
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[AsyncSession]:
-        """The door for the ORM, READ ONLY; all that is read through it is of one moment.
+    def snapshot(self, *, version: int | None = None) -> AbstractAsyncContextManager[AsyncSession]:
+        """As `summarising`, for the ORM; all that is read through it is of one moment.
 
-        Raises `UnavailableError` as `summarising` does.
+        A replica shows all that was stored before the `version` was read, where that is given.
         """
         context = msgspec.structs.replace(self.context(read_only=True), is_snapshot=True)
-        async with (
-            self.database.long_reads.take(self.tenant_id),
-            tenant_session(self.database.engine, context) as tx,
-        ):
-            yield tx
+        return self._long(tenant_session, context, version=version)
 
     def writing(self) -> AbstractAsyncContextManager[ContextConnection]:
         """The door for hot SQL; commits when it closes."""
-        return tenant_connection(self.database.engine, self.context(read_only=False))
+        return self._opened(tenant_connection, Purpose.WRITE, self.context(read_only=False))
 
     def ingesting(self) -> AbstractAsyncContextManager[ContextConnection]:
         """As `writing`, for telemetry: who changes who is who can wait for all of these."""
         context = msgspec.structs.replace(self.context(read_only=False), shared_lock=PEOPLE_LOCK)
-        return tenant_connection(self.database.engine, context)
+        return self._opened(tenant_connection, Purpose.WRITE, context)
+
+    def transaction(self, *, read_only: bool) -> AbstractAsyncContextManager[AsyncSession]:
+        """The door for the ORM; commits when it closes."""
+        purpose = Purpose.READ if read_only else Purpose.WRITE
+        return self._opened(tenant_session, purpose, self.context(read_only=read_only))
+
+    def _opened(
+        self, door: Door[DoorT], purpose: Purpose, context: TenantContext
+    ) -> AbstractAsyncContextManager[DoorT]:
+        database = self.database
+        return database.admission.turn(self.tenant.id, purpose, door(database.engine, context))
+
+    def _long(
+        self, door: Door[DoorT], context: TenantContext, *, version: int | None = None
+    ) -> AbstractAsyncContextManager[DoorT]:
+        primary = self._opened(door, Purpose.LONG_READ, context)
+        replicas = self.database.replicas
+        if replicas is None:
+            return primary
+        return LongRead(
+            replicas,
+            self.tenant.id,
+            primary=primary,
+            at=lambda engine: door(engine, context),
+            look=self._look_at_version,
+            version=version,
+        )
+
+    async def _look_at_version(self) -> int:
+        async with self.reading() as connection:
+            return await read_version(connection)
 
 
 async def provide_caller(request: AnyRequest) -> Caller:
@@ -149,9 +184,7 @@ async def provide_tx(
 ) -> AsyncIterator[AsyncSession]:
     """One ORM transaction per request, committed before the answer is sent."""
     # The only generator dependency: two would end together and wrap a failed commit in a group.
-    read_only = request.method in {"GET", "HEAD"}
-    context = caller.context(read_only=read_only)
-    async with tenant_session(caller.database.engine, context) as tx:
+    async with caller.transaction(read_only=request.method in {"GET", "HEAD"}) as tx:
         yield tx
 
 

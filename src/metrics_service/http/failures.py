@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import ExceptionHandlersMap, Scope
 from sqlalchemy.exc import SQLAlchemyError
 
+from metrics_service.db.attempts import ATTEMPT
 from metrics_service.db.failures import domain_error
 from metrics_service.errors import (
     MalformedRequestError,
@@ -19,9 +20,13 @@ from metrics_service.errors import (
 )
 from metrics_service.http.otlp_errors import is_lost, right_path, speaks_otlp
 from metrics_service.http.problems import refusal_of
+from metrics_service.http.retrying import UNDONE
 
 
 def _answer(request: Request[Any, Any, Any], error: MetricsServiceError) -> Response[Any]:
+    if isinstance(error, UNDONE) and ATTEMPT.get() is not None:
+        # Whoever made the attempt does it again, or answers.
+        raise error
     refusal = refusal_of(error, request.scope)
     return Response(
         refusal.body,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from litestar import Response
+from litestar import Request, Response
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,7 +36,7 @@ async def once(
     status_code: int = 201,
 ) -> Response[Any]:
     """Do `act` in `tx`, unless this principal did it under the same Idempotency-Key before."""
-    key = _key(request)
+    key = idempotency_key(request)
     if key is None:
         return Response(await act(), status_code=status_code)
     fingerprint = hashlib.sha256(
@@ -56,7 +56,7 @@ async def once(
     return Response(answer, status_code=status_code)
 
 
-def _key(request: AnyRequest) -> str | None:
+def idempotency_key(request: Request[Any, Any, Any]) -> str | None:
     values = request.headers.getall("Idempotency-Key", [])
     if not values:
         return None

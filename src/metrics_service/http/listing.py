@@ -58,12 +58,8 @@ async def _numbered(
     if query.cursor is not None:
         raise InvalidQueryError("give cursor or page, not both")
     rows = await fetch(None, query.limit, (page - 1) * query.limit)
-    total = await count()
-    pages = -(-total // query.limit)
-    return Page(
-        [view(row) for row in rows],
-        PageMeta(limit=query.limit, page=page, total=total, pages=pages),
-    )
+    meta = PageMeta.numbered(page, limit=query.limit, total=await count())
+    return Page([view(row) for row in rows], meta)
 
 
 def _listing(route: str, query: ListQuery) -> bytes:

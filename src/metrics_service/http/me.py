@@ -10,8 +10,8 @@ from litestar.di import NamedDependency
 
 from metrics_service.http.batches import MAX_ITEMS
 from metrics_service.http.dependencies import Caller, requires
+from metrics_service.http.in_flight import IN_FLIGHT_A_TENANT
 from metrics_service.http.limits import max_body_bytes
-from metrics_service.http.throttle import IN_FLIGHT_A_TENANT
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES
 
 
@@ -35,6 +35,8 @@ class Limits(msgspec.Struct, frozen=True):
     batch_items: int
     batch_bytes: int
     requests_in_flight: int
+    requests_per_second: int | None
+    """None is no limit."""
     tool_names: int
     page_rows: int
 
@@ -60,6 +62,7 @@ async def get_me(caller: NamedDependency[Caller]) -> Me:
             batch_items=MAX_ITEMS,
             batch_bytes=max_body_bytes("/api/v1/tool-metrics/batch"),
             requests_in_flight=IN_FLIGHT_A_TENANT,
+            requests_per_second=caller.database.rate.per_second or None,
             tool_names=MAX_TOOL_NAMES,
             page_rows=500,
         ),

@@ -28,7 +28,8 @@ from metrics_service.http import limits
 from metrics_service.http.auth import PROTECTED
 from metrics_service.http.otlp_errors import JSON, PROTOBUF
 from metrics_service.http.problems import MEDIA_TYPE, TITLES, Problem
-from metrics_service.ingest.records import SessionRecord, ToolMetricRecord
+
+OPERATORS_PREFIX = "/operator/"
 
 # What any operation under /api may answer; those with a body or an id may answer more.
 EVERYWHERE = (400, 401, 403, 429, 503, 504)
@@ -75,7 +76,7 @@ class ReferencePage(OpenAPIRenderPlugin):
 
 def openapi_config() -> OpenAPIConfig:
     return OpenAPIConfig(
-        title="Metrics Service",
+        title="Metrics Service API",
         version="1",
         description="What coding agents and developer tools do: sessions, tool and model calls.",
         path="/schema",
@@ -97,18 +98,20 @@ def refers_to(schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return {"schemas": schemas}
 
 
-def complete_openapi(app: Litestar) -> None:
+def complete_openapi(
+    app: Litestar, *items: type[msgspec.Struct], api: str = limits.JSON_PREFIX
+) -> None:
     """Add what the framework does not see: problems of every operation, items of batches."""
     components = app.openapi_schema.components
     if components is not None:
         components.schemas = {
             **(components.schemas or {}),
-            **_schemas(Problem, SessionRecord, ToolMetricRecord),
+            **_schemas(Problem, *items),
             **_referred_to(app),
         }
     for path, item in (app.openapi_schema.paths or {}).items():
         for operation in (item.get, item.post, item.put, item.patch, item.delete):
-            if operation is not None and limits.takes_json(path):
+            if operation is not None and path.startswith(api):
                 _add_problems(operation, path)
             elif operation is not None and limits.is_otlp(path):
                 _add_errors(operation, OTLP, OTLP_CONTENT)
@@ -159,13 +162,15 @@ class _Verbatim(Schema):
 
 
 def _page(document: dict[str, Any], origin: str) -> Iterator[str]:
+    title = escape(document["info"]["title"])
+    key = document["components"]["securitySchemes"]["key"]["description"]
     yield (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width"><title>Metrics Service API</title>'
-        f"<style>{STYLE}</style><h1>Metrics Service API</h1>"
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
         f"<p>{escape(document['info']['description'])} The same for programs: "
-        '<a href="/schema/openapi.json">openapi.json</a>. The commands expect an API key of this '
-        "tenant in the variable <code>KEY</code>.</p>"
+        '<a href="/schema/openapi.json">openapi.json</a>. The commands expect a key in the '
+        f"variable <code>KEY</code>: {escape(key[:1].lower() + key[1:])}</p>"
     )
     for tag, operations in _by_tag(document).items():
         yield f"<h2>{escape(tag)}</h2>"
@@ -213,7 +218,7 @@ def _command(method: str, path: str, operation: dict[str, Any], origin: str) -> 
     if method != "GET":
         parts.append(f"-X {method}")
     parts.append(f'"{origin}{path}{"?" + query if query else ""}"')
-    if path.startswith(PROTECTED) and {} not in operation.get("security", []):
+    if path.startswith((*PROTECTED, OPERATORS_PREFIX)) and {} not in operation.get("security", []):
         parts.append('-H "Authorization: Bearer $KEY"')
     example = _example(operation)
     if example is not None:

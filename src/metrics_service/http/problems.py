@@ -32,6 +32,8 @@ STATUS_OF: dict[type[MetricsServiceError], int] = {
     errors.TooManyRequestsError: 429,
     errors.HeadersTooLargeError: 431,
     errors.UnavailableError: 503,
+    errors.TransientError: 503,
+    errors.CommitUnknownError: 503,
     errors.StatementTimeoutError: 504,
 }
 

@@ -1,11 +1,15 @@
-"""Bounds what one address or one tenant can take from a process, in memory of a fixed size."""
+"""Counts failed authentications by where they come from, in memory of a fixed size.
+
+Where there is Redis all processes count together: each counts on for itself, and hears soon after what
+the others counted. Nobody waits for it.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import (
     IPv4Address,
@@ -19,8 +23,10 @@ from typing import TypeAlias
 import msgspec
 from litestar.types import Scope
 
+from metrics_service.cache.second_level import SecondLevel
 from metrics_service.errors import TooManyRequestsError, UnavailableError
 from metrics_service.http.headers import values_of
+from metrics_service.observability import catalog
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -28,7 +34,6 @@ Network: TypeAlias = IPv4Network | IPv6Network
 WINDOW_S = 60.0
 MAX_ENTRIES = 10_000
 UNKNOWN = "unknown"
-IN_FLIGHT_A_TENANT = 64
 RETRY_AFTER_S = 2
 
 # One household or host commonly has a whole /64: counting addresses would count nothing.
@@ -43,8 +48,17 @@ class _Failures(msgspec.Struct):
 class FailureThrottle:
     """Counts failed authentications by address and host, a minute at a time."""
 
-    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_minute: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        second: SecondLevel | None = None,
+        kind: str = "credentials",
+    ) -> None:
         self._per_minute = per_minute
+        self._second = second
+        self._kind = kind
         self._clock = clock
         # Windows are begun in order, so the first entry is always the oldest.
         self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
@@ -60,10 +74,12 @@ class FailureThrottle:
         left_s = 0.0 if failures is None else failures.since + WINDOW_S - self._clock()
         failed = failures.count if failures is not None and left_s > 0 else 0
         if failed >= self._per_minute:
+            catalog.REFUSALS.add(1, "failed_authentications")
             raise TooManyRequestsError(
                 "too many failed authentications", retry_after_s=math.ceil(left_s)
             )
         if failed + under_way >= self._per_minute:
+            catalog.REFUSALS.add(1, "authentications_under_way")
             raise UnavailableError("too many attempts are under way", retry_after_s=RETRY_AFTER_S)
 
     def record_failure(self, address: str, host: str) -> None:
@@ -74,11 +90,22 @@ class FailureThrottle:
         failures = self._failures.get(key)
         if failures is not None and now < failures.since + WINDOW_S:
             failures.count += 1
-            return
-        self._failures[key] = _Failures(since=now, count=1)
-        self._failures.move_to_end(key)
-        if len(self._failures) > MAX_ENTRIES:
-            self._failures.popitem(last=False)
+        else:
+            failures = self._failures[key] = _Failures(since=now, count=1)
+            self._failures.move_to_end(key)
+            if len(self._failures) > MAX_ENTRIES:
+                self._failures.popitem(last=False)
+        if self._second is not None:
+            self._second.soon(self._count_together(self._second, key, failures))
+
+    async def _count_together(
+        self, second: SecondLevel, key: tuple[str, str], failures: _Failures
+    ) -> None:
+        name = "\0".join((self._kind, *key)).encode()
+        total = await second.count(name, 1, window_s=int(WINDOW_S))
+        if total is not None:
+            # More than the limit says no more than that it is reached.
+            failures.count = max(failures.count, min(total, self._per_minute))
 
 
 class PasswordThrottle:
@@ -90,9 +117,14 @@ class PasswordThrottle:
         *,
         trusted_proxies: Sequence[Network],
         clock: Callable[[], float] = time.monotonic,
+        second: SecondLevel | None = None,
     ) -> None:
-        self._by_address = FailureThrottle(per_minute, clock=clock)
-        self._by_account = FailureThrottle(per_minute, clock=clock)
+        self._by_address = FailureThrottle(
+            per_minute, clock=clock, second=second, kind="passwords by address"
+        )
+        self._by_account = FailureThrottle(
+            per_minute, clock=clock, second=second, kind="passwords by account"
+        )
         self._under_way: Counter[tuple[str, str]] = Counter()
         self._trusted_proxies = trusted_proxies
 
@@ -125,66 +157,6 @@ class PasswordThrottle:
             raise
         finally:
             self._under_way -= Counter((address, account))
-
-
-class InFlight:
-    """Counts what a tenant has under way in this process, so that one cannot take all of it."""
-
-    def __init__(self, limit: int = IN_FLIGHT_A_TENANT) -> None:
-        self._limit = limit
-        self._under_way: dict[Hashable, int] = {}
-
-    @contextmanager
-    def hold(self, tenant: Hashable) -> Iterator[None]:
-        """Take one of the tenant's places; raises `TooManyRequestsError` when all are taken."""
-        count = self._under_way.get(tenant, 0)
-        if count >= self._limit:
-            raise TooManyRequestsError("too many requests at the same time", retry_after_s=1)
-        self._under_way[tenant] = count + 1
-        try:
-            yield
-        finally:
-            self._release(tenant)
-
-    def _release(self, tenant: Hashable) -> None:
-        count = self._under_way.pop(tenant) - 1
-        if count:
-            self._under_way[tenant] = count
-
-
-class HeldBytes:
-    """Counts the bytes of a tenant's bodies in this process, so that one cannot fill its memory."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held: dict[Hashable, int] = {}
-
-    @contextmanager
-    def request(self, tenant: Hashable) -> Iterator[Callable[[int], None]]:
-        """Give a function that counts bytes before they are held; all are given back in the end.
-
-        It raises `TooManyRequestsError` where they are more than the tenant may hold.
-        """
-        own = 0
-
-        def hold(size: int) -> None:
-            nonlocal own
-            held = self._held.get(tenant, 0) + size
-            if held > self._limit:
-                raise TooManyRequestsError("too many bytes at the same time", retry_after_s=1)
-            self._held[tenant] = held
-            own += size
-
-        try:
-            yield hold
-        finally:
-            if own:
-                self._release(tenant, own)
-
-    def _release(self, tenant: Hashable, size: int) -> None:
-        held = self._held.pop(tenant) - size
-        if held:
-            self._held[tenant] = held
 
 
 def client_address(scope: Scope, trusted_proxies: Sequence[Network]) -> str:

@@ -85,7 +85,7 @@ async def _walk(caller: Caller, following: _Following) -> None:
         await wait_for_ingest(connection, caller.tenant_id)
     after = FIRST
     while True:
-        async with caller.database.turns.take(caller.tenant_id), caller.writing() as connection:
+        async with caller.writing() as connection:
             step = await follow(connection, caller.tenant_id, following.concerned, after)
         following.moved += step.moved
         if step.moved:

@@ -30,6 +30,7 @@ from metrics_service.ingest.parts import (
 from metrics_service.ingest.rows import array, as_json, batched_ids, encode, pieces
 from metrics_service.ingest.session_state import Figures, add
 from metrics_service.ingest.telemetry import Call
+from metrics_service.observability import catalog
 from metrics_service.rollups.ledger import Ledger
 
 _UNKNOWN = "unknown"
@@ -70,6 +71,7 @@ class Calls(msgspec.Struct, Generic[PartT]):
         for row_ids in batched_ids(calls):
             # Rows are made piece by piece: those of a large request are never there all at once.
             new |= await self._insert(connection, row_ids, calls, places, ledger)
+        catalog.note_rows(self.table.source.table, inserted=len(new))
         known = {row_id: call for row_id, call in calls.items() if row_id not in new}
         if known:
             await self._join(connection, known, places, ledger)
@@ -141,6 +143,8 @@ class Calls(msgspec.Struct, Generic[PartT]):
                 add(place.figures, self._counted(found) if found["is_counted"] else {}, -1)
                 add(place.figures, self.figures(row) if is_counted else {})
         source = self.table.source
+        unchanged = len(calls) - len(changed_ids)
+        catalog.note_rows(source.table, changed=len(changed_ids), unchanged=unchanged)
         await ledger.enter_rows(connection, source, changed_ids, sign=-1)
         for piece in pieces(changed):
             for added in await connection.fetch(self.table.change, piece):

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from metrics_service.cache import TenantCache
+from metrics_service.cache.memory import TenantCache
 from metrics_service.db.failures import VALUES_REFUSED
 from metrics_service.db.tenancy import TenantContext, tenant_connection
 from metrics_service.errors import MetricsServiceError, TenantSuspendedError
@@ -154,7 +154,8 @@ class Diary:
         if page is None:
             return
         self._tried[tenant_id] = self._clock()
-        context = TenantContext(tenant_id, timeout_ms=TIMEOUT_MS)
+        # What is noted is shown as it stands now, and by no answer that is kept.
+        context = TenantContext(tenant_id, timeout_ms=TIMEOUT_MS, notes_change=False)
         try:
             async with tenant_connection(self._engine, context) as connection:
                 known = self._known.get(tenant_id, LINES) or frozenset()

@@ -32,8 +32,8 @@ _product = re.compile(
     r"([A-Za-z][A-Za-z0-9 ._+-]{0,63})(?:/([A-Za-z0-9._+-]{1,40}))?(?=[ (;,/]|$)"
 ).match
 # Nobody means to send a key as his name, but what is written down here stays.
-_key = re.compile(r"msk_[\w-]+")
-_has_key = re.compile(r"msk_|[A-Za-z0-9]{32}").search
+_key = re.compile(r"ms[ko]_[\w-]+")
+_has_key = re.compile(r"ms[ko]_|[A-Za-z0-9]{32}").search
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -77,6 +77,8 @@ class Taken(msgspec.Struct, frozen=True):
     """How many were refused for each reason."""
     agent: str | None = None
     agent_version: str | None = None
+    duplicates: int = 0
+    """How many of the items were there already, as far as their way in tells."""
 
 
 class Refused(msgspec.Struct):

@@ -12,6 +12,7 @@ from metrics_service.ingest.rows import array, batched_ids, encode
 from metrics_service.ingest.session_state import Figures, Tally, add, figures_of_point
 from metrics_service.ingest.telemetry import Event, Point, SessionPart, instant
 from metrics_service.ingest.temporality import Delta
+from metrics_service.observability import catalog
 
 EVENTS = """
 WITH item AS MATERIALIZED (
@@ -68,7 +69,15 @@ async def store_events(
             event = events[row_id]
             head = _head(event.session, event.agent, places)
             rows.append(b'%b,"id":"%032x",%b' % (head, row_id, encode(event.record)[1:]))
-        for found in await connection.fetch(EVENTS, array(rows)):
+        stored = await connection.fetch(EVENTS, array(rows))
+        replaced = sum(found["is_replaced"] for found in stored)
+        catalog.note_rows(
+            "session_events",
+            inserted=len(stored) - replaced,
+            changed=replaced,
+            unchanged=len(rows) - len(stored),
+        )
+        for found in stored:
             event = events[found["id"].int]
             if event.counts is not None and event.session is not None:
                 tally = tallies.setdefault(event.session.id, Tally())
@@ -94,7 +103,9 @@ async def store_deltas(
             delta = by_id[row_id]
             head = _head(delta.point.session, delta.point.agent, places)
             rows.append(b'%b,"id":"%032x",%b' % (head, row_id, _encoded(delta)[1:]))
-        for found in await connection.fetch(DELTAS, array(rows)):
+        stored = await connection.fetch(DELTAS, array(rows))
+        catalog.note_rows("counter_deltas", inserted=len(stored), unchanged=len(rows) - len(stored))
+        for found in stored:
             delta = by_id[found["id"].int]
             session = delta.point.session
             if session is not None and delta.is_delta and delta.value is not None:

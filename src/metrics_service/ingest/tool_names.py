@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-from metrics_service.cache import TenantCache
+from metrics_service.cache.memory import TenantCache
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.ingest.rows import as_json
 

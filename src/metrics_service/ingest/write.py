@@ -33,6 +33,7 @@ from metrics_service.ingest.sessions import (
     state_sessions,
 )
 from metrics_service.ingest.tool_names import MAX_TOOL_NAMES, ToolNames
+from metrics_service.observability.work import span
 from metrics_service.rollups.ledger import Ledger
 from metrics_service.rollups.sources import MODEL_CALLS, TOOL_METRICS
 from metrics_service.rollups.statements import contributions
@@ -126,6 +127,16 @@ async def admit_facts(
     tool_names: ToolNames,
 ) -> dict[int, FieldError]:
     """Check what only the database knows; return the refused items by their place in `facts`."""
+    with span("ingest.admit", records=len(facts)):
+        return await _refused(connection, tenant_id, facts, tool_names)
+
+
+async def _refused(
+    connection: ContextConnection,
+    tenant_id: UUID,
+    facts: Sequence[FactT],
+    tool_names: ToolNames,
+) -> dict[int, FieldError]:
     named = {fact.session_id for fact in facts if fact.session_id is not None}
     refused = {}
     if unknown := named - (await find_named(connection, named)).keys():
@@ -158,30 +169,36 @@ async def write_facts(
     if not facts:
         return Receipt(inserted=0, duplicates=0)
     kind = type(facts[0])
-    emails = {fact.user_email for fact in facts if fact.user_email is not None}
-    users = await users_by_email(connection, {email.lower() for email in emails})
-    wanted = {fact.session_id for fact in facts if fact.session_id is not None}
-    named = await find_named(connection, wanted)
+    with span("ingest.people"):
+        emails = {fact.user_email for fact in facts if fact.user_email is not None}
+        users = await users_by_email(connection, {email.lower() for email in emails})
+        wanted = {fact.session_id for fact in facts if fact.session_id is not None}
+        named = await find_named(connection, wanted)
     if len(named) < len(wanted):
         raise UnavailableError("a session was deleted in this very moment")
     batch = _Batch(tenant_id, users, named)
     count = len(facts)
     # Each fact goes as its row comes: a batch of 20 MiB is never there twice.
-    facts.reverse()
-    rows = sorted([batch.row(facts.pop()) for _ in range(count)])
+    with span("ingest.rows", records=count):
+        facts.reverse()
+        rows = sorted([batch.row(facts.pop()) for _ in range(count)])
     extents: dict[UUID, Extent] = {}
     ledger = Ledger()
     inserted = 0
-    while rows:
-        piece = rows[:ROWS_A_STATEMENT]
-        del rows[:ROWS_A_STATEMENT]
-        for found in await connection.fetch(INSERT[kind], _array(piece)):
-            inserted += found[COUNT[kind]]
-            ledger.enter(SOURCE[kind], found["session_id"], found["rows"])
-            if found["session_id"] is not None:
-                _add(extents, found, batch)
-    await extend_sessions(connection, extents.values(), ledger)
-    await ledger.write(connection)
+    with span("ingest.insert", records=count) as stage:
+        while rows:
+            piece = rows[:ROWS_A_STATEMENT]
+            del rows[:ROWS_A_STATEMENT]
+            for found in await connection.fetch(INSERT[kind], _array(piece)):
+                inserted += found[COUNT[kind]]
+                ledger.enter(SOURCE[kind], found["session_id"], found["rows"])
+                if found["session_id"] is not None:
+                    _add(extents, found, batch)
+        stage.note(inserted=inserted, duplicates=count - inserted)
+    with span("ingest.sessions", sessions=len(extents)):
+        await extend_sessions(connection, extents.values(), ledger)
+    with span("ingest.rollup"):
+        await ledger.write(connection)
     return Receipt(inserted=inserted, duplicates=count - inserted)
 
 
@@ -300,9 +317,10 @@ async def admit_sessions(
     connection: ContextConnection, records: Sequence[SessionRecord]
 ) -> dict[int, FieldError]:
     """As `admit_facts`, for sessions."""
-    unknown = await unknown_users(
-        connection, {record.user_id for record in records if record.user_id is not None}
-    )
+    with span("ingest.admit", records=len(records)):
+        unknown = await unknown_users(
+            connection, {record.user_id for record in records if record.user_id is not None}
+        )
     return {
         place: FieldError("there is no such user", field="user_id")
         for place, record in enumerate(records)
@@ -320,8 +338,11 @@ async def write_sessions(
         if record.user_email is not None:
             record.user_email = record.user_email.lower()
     emails = {record.user_email for record in records if record.user_email is not None}
-    users = await users_by_email(connection, emails)
+    with span("ingest.people"):
+        users = await users_by_email(connection, emails)
     ledger = Ledger()
-    known = await state_sessions(connection, tenant_id, records, users, ledger)
-    await ledger.write(connection)
+    with span("ingest.sessions", sessions=len(records)):
+        known = await state_sessions(connection, tenant_id, records, users, ledger)
+    with span("ingest.rollup"):
+        await ledger.write(connection)
     return known

@@ -40,6 +40,7 @@ from metrics_service.ingest.temporality import take_deltas
 from metrics_service.ingest.tool_names import ToolNames
 from metrics_service.ingest.tool_spans import find_calls
 from metrics_service.ingest.traces import Adoption, find_traces
+from metrics_service.observability.work import span
 from metrics_service.rollups.ledger import Ledger
 from metrics_service.rollups.sources import MODEL_CALLS as MODEL_CALLS_SOURCE
 from metrics_service.rollups.statements import contributions
@@ -94,37 +95,44 @@ class TelemetryWriter:
         `owner` is the user whose personal key sent it, `key_id` the key. Returns the tool names to be
         remembered once it is committed.
         """
-        names = await self._admit_names(connection, out)
-        adoptions = await find_traces(connection, out)
-        elsewhere = await self._find_calls(connection, out)
-        people = await _people(connection, out, owner, key_id)
-        deltas = await take_deltas(connection, out.points)
-        parts = {session.id: session for session in out.sessions.values()}
-        others = await _others(connection, parts, elsewhere, adoptions)
-        held = await hold_sessions(connection, [*parts.values(), *others])
-        adoptions = [one for one in adoptions if one.old_id in held and one.new_id in held]
-        self._meet(held, parts)
-        _decide(out, held, parts, adoptions, people)
-        ledger = open_ledger(held)
-        await hand_over(connection, held, adoptions, ledger)
-        for adoption in adoptions:
-            del held[adoption.old_id]
-        places = {session_id: _place(one) for session_id, one in held.items()}
-        await self._demote(connection, held, places, {one.new_id for one in adoptions}, ledger)
-        await self._tools.store(connection, out.tools, places, ledger)
-        await self._models.store(connection, out.models, places, ledger)
-        await _provide(connection, out, held, adoptions, ledger)
-        tallies = await self._store_events(connection, out.events, places)
-        meters = await store_deltas(connection, deltas, places)
-        for session_id, one in held.items():
-            add(one.state.calls, places[session_id].figures)
-            add(one.state.meters, meters.get(session_id, {}))
-            one.count(tallies.get(session_id, Tally()))
-        await give_way(connection, held.values())
-        await drop_sessions(connection, [one.old_id for one in adoptions])
-        await change_sessions(connection, out.tenant_id, held.values(), parts)
-        await ledger.put_sessions(connection)
-        await ledger.write(connection)
+        with span("ingest.admit"):
+            names = await self._admit_names(connection, out)
+            adoptions = await find_traces(connection, out)
+            elsewhere = await self._find_calls(connection, out)
+            people = await _people(connection, out, owner, key_id)
+        with span("ingest.streams", points=len(out.points)):
+            deltas = await take_deltas(connection, out.points)
+        with span("ingest.hold", sessions=len(out.sessions)):
+            parts = {session.id: session for session in out.sessions.values()}
+            others = await _others(connection, parts, elsewhere, adoptions)
+            held = await hold_sessions(connection, [*parts.values(), *others])
+            adoptions = [one for one in adoptions if one.old_id in held and one.new_id in held]
+            self._meet(held, parts)
+            _decide(out, held, parts, adoptions, people)
+            ledger = open_ledger(held)
+        with span("ingest.hand_over", adoptions=len(adoptions)):
+            await hand_over(connection, held, adoptions, ledger)
+            for adoption in adoptions:
+                del held[adoption.old_id]
+            places = {session_id: _place(one) for session_id, one in held.items()}
+            await self._demote(connection, held, places, {one.new_id for one in adoptions}, ledger)
+        with span("ingest.insert", records=len(out.tools) + len(out.models) + len(out.events)):
+            await self._tools.store(connection, out.tools, places, ledger)
+            await self._models.store(connection, out.models, places, ledger)
+            await _provide(connection, out, held, adoptions, ledger)
+            tallies = await self._store_events(connection, out.events, places)
+            meters = await store_deltas(connection, deltas, places)
+        with span("ingest.sessions", sessions=len(held)):
+            for session_id, one in held.items():
+                add(one.state.calls, places[session_id].figures)
+                add(one.state.meters, meters.get(session_id, {}))
+                one.count(tallies.get(session_id, Tally()))
+            await give_way(connection, held.values())
+            await drop_sessions(connection, [one.old_id for one in adoptions])
+            await change_sessions(connection, out.tenant_id, held.values(), parts)
+        with span("ingest.rollup"):
+            await ledger.put_sessions(connection)
+            await ledger.write(connection)
         return names
 
     def remember(self, tenant_id: UUID, names: set[str]) -> None:

@@ -39,22 +39,22 @@ class KeyController(Controller):
         self,
         request: AnyRequest,
         caller: NamedDependency[Caller],
-        tx: NamedDependency[AsyncSession],
     ) -> Page[KeyRow]:
         """List the tenant's keys; the keys themselves are not kept and cannot be shown."""
         query = parse_query(request, ListQuery)
         sees_people = await caller.sees_people()
-        return await answer_page(
-            caller,
-            ROUTE,
-            query,
-            fetch=lambda after, limit, offset: fetch_keys(
-                tx, after=after, limit=limit, offset=offset
-            ),
-            count=lambda: count_keys(tx),
-            position=lambda row: Position(row.created_at, row.id),
-            view=lambda row: shown(row, sees_people=sees_people),
-        )
+        async with caller.looking() as tx:
+            return await answer_page(
+                caller,
+                ROUTE,
+                query,
+                fetch=lambda after, limit, offset: fetch_keys(
+                    tx, after=after, limit=limit, offset=offset
+                ),
+                count=lambda: count_keys(tx),
+                position=lambda row: Position(row.created_at, row.id),
+                view=lambda row: shown(row, sees_people=sees_people),
+            )
 
     @post(dto=JsonBody[KeyIn], return_dto=None)
     async def post_key(

@@ -32,17 +32,24 @@ from metrics_service.errors import (
     UnavailableError,
 )
 from metrics_service.fields import Signal
+from metrics_service.http.access_log import CLIENT_GONE as CLIENT_GONE_STATUS
 from metrics_service.http.access_log import request_id_of
+from metrics_service.http.admission import Purpose
 from metrics_service.http.auth import header_credential
 from metrics_service.http.dependencies import Caller
 from metrics_service.http.diary_notes import reason_of, sender_of
 from metrics_service.http.foundation import Foundation
 from metrics_service.http.headers import Header
+from metrics_service.http.in_flight import InFlight
 from metrics_service.http.limits import MAX_OTLP_BYTES
 from metrics_service.http.otlp_errors import status_for
+from metrics_service.http.retrying import attempted
+from metrics_service.http.served import note_called
 from metrics_service.http.tenant import require_served
-from metrics_service.http.throttle import FailureThrottle, InFlight, Network, client_address
-from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Sender
+from metrics_service.http.throttle import FailureThrottle, Network, client_address
+from metrics_service.ingest.diary_page import UNKNOWN_SIGNAL, Sender, Taken
+from metrics_service.observability.trace_context import NONE, trace_context
+from metrics_service.observability.work import Work, begin, end, inside, is_tracing
 from metrics_service.otlp.answers import answer_protobuf
 from metrics_service.otlp.grpc_status import DETAILS, http_status, refused
 from metrics_service.otlp.receive import receive
@@ -71,6 +78,8 @@ CLIENT_GONE = "CANCELLED"
 NOT_WHOLE = f"the message did not arrive whole, or has more than {MAX_OTLP_BYTES} bytes"
 """Which of them, grpc does not tell."""
 
+OTHER_METHOD = "_OTHER"
+
 ResultT = TypeVar("ResultT")
 log = structlog.get_logger(__name__)
 
@@ -82,10 +91,18 @@ class Call(msgspec.Struct):
     """grpc's `ServicerContext`."""
     method: str
     headers: list[Header]
-    started: float
+    work: Work
     tenant_id: UUID | None = None
     key_id: UUID | None = None
+    principal_kind: str | None = None
+    body_bytes: int = 0
+    taken: Taken | None = None
     patience: asyncio.TimerHandle | None = None
+
+    @property
+    def known_method(self) -> str:
+        """The method where it is one of ours: anything else is a client's own word."""
+        return self.method.strip("/") if self.method in SIGNALS else OTHER_METHOD
 
     @property
     def authority(self) -> str:
@@ -136,22 +153,44 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
 
     def _answer(self, method: str, messages: Iterator[bytes], context: Any) -> bytes:
         # A context of their own: bound here, it is the call's, and its coroutines' too.
-        call = Call(context, method, _headers(context.invocation_metadata()), perf_counter())
-        structlog.contextvars.bind_contextvars(request_id=request_id_of(call.headers))
-        try:
-            answer = self._serve(call, messages)
-        except CallBrokenOffError:
-            _write(call, CLIENT_GONE)
-            self._note(call, 503, NOT_WHOLE)
-            return b""
-        except MetricsServiceError as error:
-            refusal = refused(error)
-            self._note(call, status_for(error, http_status(error)), reason_of(error))
-            _write(call, refusal.code, is_ours=http_status(error) >= 500)
-            context.set_trailing_metadata(((DETAILS, refusal.details),))
-            context.abort(grpc.StatusCode[refusal.code], refusal.text)
-        _write(call, OK)
-        return answer
+        headers = _headers(context.invocation_metadata())
+        call = Call(context, method, headers, _work(headers))
+        structlog.contextvars.bind_contextvars(request_id=call.work.request_id)
+        with inside(call.work):
+            try:
+                answer = self._serve(call, messages)
+            except CallBrokenOffError:
+                self._end(call, CLIENT_GONE, CLIENT_GONE_STATUS)
+                self._note(call, 503, NOT_WHOLE)
+                return b""
+            except MetricsServiceError as error:
+                refusal = refused(error)
+                status = status_for(error, http_status(error))
+                self._note(call, status, reason_of(error))
+                self._end(call, refusal.code, status, is_ours=http_status(error) >= 500)
+                context.set_trailing_metadata(((DETAILS, refusal.details),))
+                context.abort(grpc.StatusCode[refusal.code], refusal.text)
+            self._end(call, OK, 200)
+            return answer
+
+    def _end(self, call: Call, code: str, status: int, *, is_ours: bool = False) -> None:
+        """Say in a line what became of it, and tell those who count, who belong to the loop's thread."""
+        _describe(call, code, is_ours=is_ours)
+        duration_s = _write(call, code, is_ours=is_ours)
+        note = partial(
+            note_called,
+            self._foundation.activity,
+            call.tenant_id,
+            SIGNALS.get(call.method, UNKNOWN_SIGNAL),
+            call.taken,
+            size=call.body_bytes,
+            method=call.known_method,
+            code=code,
+            status=status,
+            duration_s=duration_s,
+        )
+        self._loop.call_soon_threadsafe(note)
+        self._loop.call_soon_threadsafe(end, call.work)
 
     def _note(self, call: Call, status: int, reason: str) -> None:
         """Tell the diary, which belongs to the loop's thread."""
@@ -186,6 +225,7 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         caller = self._on_loop(self._admit(call))
         with self._place(caller.tenant_id):
             body = _message(messages)
+            call.body_bytes = len(body)
             return self._on_loop(_store(call, caller, signal, body))
 
     async def _admit(self, call: Call) -> Caller:
@@ -194,10 +234,14 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         call.tenant_id = tenant.id
         principal = await self._authenticate(call, host, tenant)
         call.key_id = principal.id
+        call.principal_kind = principal.kind
         if not principal.allows("ingest"):
             raise ForbiddenError("this key lacks the scope ingest")
+        database = self._foundation.database
+        database.rate.take(tenant.id, principal.kind)
+        database.admission.check(tenant.id, Purpose.WRITE)
         call.patience = self._loop.call_later(MESSAGE_PATIENCE_S, call.context.cancel)
-        return Caller(tenant=tenant, principal=principal, database=self._foundation.database)
+        return Caller(tenant=tenant, principal=principal, database=database)
 
     async def _authenticate(self, call: Call, host: str, tenant: ServedTenant) -> Principal:
         key = header_credential(call.headers)
@@ -244,8 +288,12 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
 async def _store(call: Call, caller: Caller, signal: Signal, body: bytes) -> bytes:
     if call.patience is not None:
         call.patience.cancel()
-    reading = await receive(caller, signal, body, is_json=False)
-    caller.database.diary.accept(caller.tenant_id, call.sender(), reading.taken())
+    # The thread that holds the call holds the message too: another attempt costs no memory.
+    reading = await attempted(
+        partial(receive, caller, signal, body, is_json=False), is_repeatable=True
+    )
+    call.taken = reading.taken()
+    caller.database.diary.accept(caller.tenant_id, call.sender(), call.taken)
     answer: bytes = answer_protobuf(signal, reading).SerializeToString()
     return answer
 
@@ -268,12 +316,49 @@ def peer_host(peer: str) -> str:
     return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
-def _write(call: Call, status: str, *, is_ours: bool = False) -> None:
+def _work(headers: list[Header]) -> Work:
+    told = trace_context(headers) if is_tracing() else NONE
+    return begin(
+        "gRPC",
+        kind="server",
+        request_id=request_id_of(headers),
+        trace_id=told.trace_id,
+        parent_id=told.parent_id,
+        is_sampled_by_caller=told.is_sampled,
+        trace_state=told.state,
+        is_own_export=told.is_own_export,
+    )
+
+
+def _describe(call: Call, code: str, *, is_ours: bool) -> None:
+    """Say in its work what is known of the call now that it is answered."""
+    work = call.work
+    work.route = call.method if call.method in SIGNALS else "/:other"
+    work.tenant_id = None if call.tenant_id is None else str(call.tenant_id)
+    work.name = call.known_method
+    work.attributes = {
+        "rpc.system.name": "grpc",
+        "rpc.method": call.known_method,
+        "rpc.response.status_code": code,
+        "metrics_service.request_id": work.request_id or "",
+    }
+    if work.tenant_id is not None:
+        work.attributes["metrics_service.tenant.id"] = work.tenant_id
+    if call.principal_kind is not None:
+        work.attributes["metrics_service.principal.kind"] = call.principal_kind
+    if is_ours or code == CLIENT_GONE:
+        work.error = code
+
+
+def _write(call: Call, status: str, *, is_ours: bool = False) -> float:
+    """One line about the call; returns how long it took."""
+    duration_s = perf_counter() - call.work.started
     (log.warning if is_ours else log.info)(
         "request",
         method="gRPC",
-        route=call.method if call.method in SIGNALS else "/:other",
+        route=call.work.route,
         status=status,
-        duration_ms=round((perf_counter() - call.started) * 1000, 3),
-        tenant=None if call.tenant_id is None else str(call.tenant_id),
+        duration_ms=round(duration_s * 1000, 3),
+        tenant=call.work.tenant_id,
     )
+    return duration_s

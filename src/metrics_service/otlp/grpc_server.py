@@ -10,9 +10,12 @@ from typing import Any
 import grpc
 
 from metrics_service.errors import DatabaseUnreachableError
+from metrics_service.health.monitor import HealthMonitor
+from metrics_service.http.ending import Ending
 from metrics_service.http.foundation import lay_foundation
 from metrics_service.http.limits import MAX_HEADER_BYTES, MAX_OTLP_BYTES
 from metrics_service.http.throttle import FailureThrottle
+from metrics_service.observability.siblings import Siblings
 from metrics_service.otlp.grpc_exports import MAX_CALLS, SPARE_THREADS, Exports
 from metrics_service.settings import Settings
 
@@ -50,15 +53,33 @@ async def serve_grpc(settings: Settings, address: str) -> None:
         runtime_dsn=settings.database_url,
         direct_dsn=settings.database_direct_url or settings.database_url,
     )
-    async with foundation.standing():
+    ending = Ending(settings.metrics_drain_delay_ms / 1000)
+    monitor = HealthMonitor(
+        foundation.engine,
+        settings,
+        runtime_dsn=settings.database_url,
+        kind="otlp-grpc",
+        listener=foundation.listener,
+        second=foundation.second,
+        ending=ending,
+    )
+    async with (
+        foundation.standing("otlp-grpc") as export,
+        Siblings("otlp-grpc").answering(),
+        monitor.kept(None if export is None else export.state),
+    ):
         exports = Exports(
             foundation,
-            throttle=FailureThrottle(settings.metrics_auth_failures_per_minute),
+            throttle=FailureThrottle(
+                settings.metrics_auth_failures_per_minute, second=foundation.second
+            ),
             trusted_proxies=settings.trusted_proxies,
             loop=asyncio.get_running_loop(),
         )
         server = _started(exports, address)
         await is_told.wait()
+        ending.is_near = True
+        await asyncio.sleep(ending.delay_s)
         await asyncio.to_thread(server.stop(GRACE_S).wait)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from uuid import UUID
 
 import structlog
 
+from metrics_service.db.attempts import moment_ns
 from metrics_service.db.failures import VALUES_REFUSED
 from metrics_service.errors import MalformedRequestError
 from metrics_service.fields import Signal
+from metrics_service.http.admission import Purpose
 from metrics_service.http.dependencies import Caller
 from metrics_service.ingest.raw_requests import RawRequest, compressed, told_by
 from metrics_service.ingest.telemetry import Telemetry
+from metrics_service.observability.work import span
 from metrics_service.otlp.decode import Reading, read_in_turns
 
 # One at a time: several that are read side by side would all be in memory, parsed and not yet mapped.
@@ -31,30 +33,33 @@ async def receive(caller: Caller, signal: Signal, body: bytes, *, is_json: bool)
     database = caller.database
     allowed = await database.tenant_settings.allowed(caller.tenant_id)
     out = Telemetry(caller.tenant_id, keeps_content=allowed.keeps_content)
-    # As exactly as it is kept: mapped again, an item without a time must get the same one.
-    received_ns = time.time_ns() // 1000 * 1000
-    async with AsyncExitStack() as stack:
-        if len(body) > LARGE_BYTES:
-            # First among the tenant's own, so that of many from one tenant one waits for the others'.
-            await stack.enter_async_context(database.large_reads.take(caller.tenant_id))
-            await stack.enter_async_context(database.large_read)
-        reading = await read_in_turns(
-            signal, body, is_json=is_json, received_ns=received_ns, out=out
-        )
+    # As exactly as it is kept: mapped again, now or later, an item without a time must get the same one.
+    received_ns = moment_ns()
+    is_large = len(body) > LARGE_BYTES
+    async with (
+        database.large_bodies.turn(caller.tenant_id, Purpose.WRITE, nullcontext())
+        if is_large
+        else nullcontext()
+    ):
+        with span("ingest.decode", signal=signal, bytes=len(body)) as stage:
+            reading = await read_in_turns(
+                signal, body, is_json=is_json, received_ns=received_ns, out=out
+            )
+            stage.note(records=reading.accepted, refused=reading.rejected)
     raw = None
     if allowed.raw_hours:
-        raw = await _raw(caller, signal, body, is_json=is_json, received_ns=received_ns)
+        with span("ingest.compress"):
+            raw = await _raw(caller, signal, body, is_json=is_json, received_ns=received_ns)
     del body
     if out.is_empty and raw is None:
         return reading
     try:
-        async with database.turns.take(caller.tenant_id):
-            names = await _store(caller, out, raw)
-            if not out.is_empty:
-                database.changes.note(caller.tenant_id, _sessions_of(out))
-            if raw is not None:
-                open_ = caller.writing
-                await database.raw_sweeper.sweep(open_, caller.tenant_id, allowed.raw_hours)
+        names = await _store(caller, out, raw)
+        if not out.is_empty:
+            database.changes.note(caller.tenant_id, _sessions_of(out))
+        if raw is not None:
+            door, hours = caller.writing, allowed.raw_hours
+            await database.raw_sweeper.sweep(door, caller.tenant_id, hours)
     except VALUES_REFUSED as error:
         # A mapper let something through that no row can hold; sent again it would be refused again.
         _log.error("telemetry refused by the database", exc_info=error)
@@ -87,7 +92,8 @@ async def _store(caller: Caller, out: Telemetry, raw: RawRequest | None) -> set[
             sender = caller.principal
             names = await writer.write(connection, out, owner=sender.user_id, key_id=sender.id)
         if raw is not None:
-            await raw.keep(connection, told)
+            with span("ingest.keep_raw"):
+                await raw.keep(connection, told)
     return names
 
 

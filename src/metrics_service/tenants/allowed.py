@@ -7,10 +7,13 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from metrics_service.cache import TenantCache
+from metrics_service.cache.flights import Flights
+from metrics_service.cache.memory import TenantCache
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
+from metrics_service.observability import catalog
 
 MAX_TENANTS_REMEMBERED = 10_000
+CACHE = "settings"
 # What a tenant no longer allows must not be stored for long.
 TTL_S = 2.0
 
@@ -39,16 +42,24 @@ class SettingsDirectory:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._known: TenantCache[Allowed] = TenantCache(MAX_TENANTS_REMEMBERED, lambda: TTL_S)
+        # Who comes when it is half over waits for one of its own: what he allows may be new.
+        self._flights: Flights[UUID, Allowed] = Flights(joined_for_s=TTL_S / 2)
+        catalog.CACHE_ENTRIES.read_of(self._known, len, CACHE)
 
     async def allowed(self, tenant_id: UUID) -> Allowed:
         """What the tenant allows."""
         known = self._known.get(tenant_id, ALLOWED)
-        if known is None:
-            context = TenantContext(tenant_id, read_only=True)
-            async with tenant_connection(self._engine, context) as connection:
-                known = await read_allowed(connection)
-            self._known.put(tenant_id, ALLOWED, known)
-        return known
+        catalog.note_lookup(CACHE, is_hit=known is not None)
+        if known is not None:
+            return known
+        return await self._flights.join(tenant_id, lambda: self._look_up(tenant_id))
+
+    async def _look_up(self, tenant_id: UUID) -> Allowed:
+        context = TenantContext(tenant_id, read_only=True)
+        async with tenant_connection(self._engine, context) as connection:
+            found = await read_allowed(connection)
+        self._known.put(tenant_id, ALLOWED, found)
+        return found
 
 
 async def read_allowed(connection: ContextConnection) -> Allowed:

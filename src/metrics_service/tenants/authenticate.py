@@ -10,14 +10,22 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from metrics_service.cache import TenantCache
+from metrics_service.db.pool import breaker_of
 from metrics_service.db.tenancy import registry_connection
 from metrics_service.errors import UnauthenticatedError
+from metrics_service.tenants.database_time import MOMENT, Moment
 from metrics_service.tenants.keys import hash_key, prefix_of
+from metrics_service.tenants.looked_up import Found, LookUps, Shared
 
-MAX_KEYS_REMEMBERED = 10_000
+MAX_KEYS_REMEMBERED = 20_000
+CACHE = "keys"
 
 NO_HASH = bytes(32)
+
+FIND = f"""
+SELECT {MOMENT}, id, name, key_hash, scopes, user_id, expires_at
+FROM public.find_api_key($1, $2)
+"""
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -67,20 +75,25 @@ class EndedKey(msgspec.Struct, frozen=True):
 class KeyRing:
     """Checks API keys against their tenant's, and remembers the good ones."""
 
-    def __init__(self, engine: AsyncEngine, *, ttl_s: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, ttl_s: Callable[[], float], shared: Shared | None = None
+    ) -> None:
         self._engine = engine
-        self._remembered: TenantCache[Principal] = TenantCache(MAX_KEYS_REMEMBERED, ttl_s)
-        self._changes = 0
+        self._known: LookUps[Principal] = LookUps(
+            CACHE,
+            Principal,
+            max_entries=MAX_KEYS_REMEMBERED,
+            ttl_s=ttl_s,
+            refuse=breaker_of(engine).refuse,
+            shared=shared,
+        )
 
     async def find_principal(self, tenant_id: UUID, key: str) -> Principal | None:
         """Find whose key this is; None for a key of another tenant as for one of nobody."""
         key_hash = hash_key(key)
-        principal = self._remembered.get(tenant_id, key_hash)
-        if principal is None:
-            changes = self._changes
-            principal = await self._look_up(tenant_id, key, key_hash)
-            if principal is not None and changes == self._changes:
-                self._remembered.put(tenant_id, key_hash, principal)
+        principal = await self._known.find(
+            tenant_id, key_hash, lambda: self._look_up(tenant_id, key, key_hash)
+        )
         return None if principal is None or principal.has_expired else principal
 
     async def why_not(self, tenant_id: UUID, key: str | None) -> UnauthenticatedError:
@@ -117,31 +130,24 @@ class KeyRing:
         return EndedKey(row["id"], row["expires_at"], row["revoked_at"])
 
     def forget(self, tenant_id: UUID | None) -> None:
-        self._changes += 1
-        if tenant_id is None:
-            self._remembered.clear()
-        else:
-            self._remembered.forget(tenant_id)
+        """Forget the keys of one tenant, or all."""
+        self._known.forget(tenant_id)
 
-    async def _look_up(self, tenant_id: UUID, key: str, key_hash: bytes) -> Principal | None:
+    async def _look_up(self, tenant_id: UUID, key: str, key_hash: bytes) -> Found[Principal] | None:
         # Something without the shape of a key takes the same road, to take the same time.
         async with registry_connection(self._engine) as connection:
-            row = await connection.fetchrow(
-                """
-                SELECT id, name, key_hash, scopes, user_id, expires_at
-                FROM public.find_api_key($1, $2)
-                """,
-                tenant_id,
-                prefix_of(key) or "",
-            )
+            row = await connection.fetchrow(FIND, tenant_id, prefix_of(key) or "")
         kept = row["key_hash"] if row is not None else NO_HASH
         if not hmac.compare_digest(kept, key_hash) or row is None:
             return None
-        return Principal(
+        user_id = row["user_id"]
+        principal = Principal(
             kind="api_key",
-            id=row["id"],
+            # asyncpg's own kind of UUID is not what others compare with.
+            id=UUID(int=row["id"].int),
             name=row["name"],
             scopes=frozenset(row["scopes"]),
-            user_id=row["user_id"],
+            user_id=None if user_id is None else UUID(int=user_id.int),
             expires_at=row["expires_at"],
         )
+        return Found(principal, Moment.of(row["looked_up_at"], row["server"]))

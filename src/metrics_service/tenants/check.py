@@ -13,6 +13,7 @@ from metrics_service.db import coverage
 from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import Login
+from metrics_service.db.tables import missing_tables
 from metrics_service.errors import DatabaseUnreachableError, SettingsError
 from metrics_service.settings import Settings
 from metrics_service.tenants.ledger import SchemaState, ledger
@@ -99,6 +100,7 @@ async def _inside(connection: AsyncConnection, addresses: Addresses) -> list[Che
         check_version(version),
         await _logins(connection, logins),
         *_revisions(await ledger(connection)),
+        await _tables(connection),
         _holes("tenant tables", await coverage.tenant_holes(connection)),
         _holes("roles and functions", await coverage.role_holes(connection, logins[0])),
     ]
@@ -154,6 +156,13 @@ def _at_head(name: str, states: list[SchemaState]) -> Check:
         detail = f"{len(behind)} behind, {len(failed)} failed ({_some(wrong)})"
         return Check(name, "failed", f"{detail}; run `metrics-service db upgrade`")
     return Check(name, "ok", f"at head ({len(states)})" if name != "registry" else "at head")
+
+
+async def _tables(connection: AsyncConnection) -> Check:
+    missing = await missing_tables((await connection.get_raw_connection()).driver_connection)
+    if missing:
+        return Check("tables", "failed", f"missing: {_some(missing)}")
+    return Check("tables", "ok", "every tenant has all")
 
 
 def _holes(name: str, holes: list[str]) -> Check:

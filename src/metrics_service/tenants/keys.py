@@ -54,10 +54,10 @@ class KeyRow(msgspec.Struct, frozen=True):
     revoked_at: datetime | None
 
 
-def new_key() -> KeyMaterial:
+def new_key(mark: str = KEY_MARK) -> KeyMaterial:
     """Make a key: a mark for secret scanners, a prefix to find it by, 256 random bits."""
     prefix = secrets.token_hex(PREFIX_BYTES)
-    key = f"{KEY_MARK}_{prefix}_{secrets.token_urlsafe(32)}"
+    key = f"{mark}_{prefix}_{secrets.token_urlsafe(32)}"
     return KeyMaterial(key=key, prefix=prefix, key_hash=hash_key(key))
 
 
@@ -66,12 +66,13 @@ def hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def prefix_of(key: str) -> str | None:
+def prefix_of(key: str, mark: str = KEY_MARK) -> str | None:
     """The look-up prefix of something that has the shape of a key."""
     parts = key.split("_", 2)
-    if len(parts) != 3 or parts[0] != KEY_MARK or len(parts[1]) != 2 * PREFIX_BYTES:
+    if len(parts) != 3 or parts[0] != mark or len(parts[1]) != 2 * PREFIX_BYTES:
         return None
-    return parts[1]
+    # PostgreSQL's text has no U+0000.
+    return parts[1] if parts[1].isalnum() else None
 
 
 # -- by the operator, as the owner ------------------------------------------------------------------

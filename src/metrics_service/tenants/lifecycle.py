@@ -22,6 +22,8 @@ from metrics_service.tenants.registry import (
 )
 
 DROP_ATTEMPTS = 5
+# What the registry knows of a tenant beside its name.
+OF_A_TENANT = ("tenant_domains", "api_keys", "slow_queries", "tenant_activity", "tenant_sizes")
 
 
 async def suspend(connection: AsyncConnection, name: str) -> Tenant:
@@ -40,20 +42,44 @@ async def _change_status(
     async with connection.begin():
         await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
         tenant = await get_tenant(connection, name)
-        if tenant.status not in allowed_from:
-            raise ConflictError(f"tenant {tenant.slug} is {tenant.status}")
-        row = await connection.execute(
-            text(
-                f"""
-                UPDATE public.tenants SET status = :status, updated_at = now()
-                WHERE id = :id RETURNING {COLUMNS}
-                """
-            ),
-            {"id": tenant.id, "status": status},
-        )
-        await record_action(connection, f"tenant {status}", tenant.id)
-        await notify(connection, tenant.id)
-        return tenant_of(row.one())
+        return await _set_status(connection, tenant, status, allowed_from=allowed_from)
+
+
+async def set_served(connection: AsyncConnection, tenant_id: UUID, *, is_served: bool) -> Tenant:
+    """As `resume` or `suspend`, in the caller's transaction, which is the owner's.
+
+    Raises `NotFoundError`.
+    """
+    row = await connection.execute(
+        text(f"SELECT {COLUMNS} FROM public.tenants WHERE id = :id AND status <> 'deleted'"),
+        {"id": tenant_id},
+    )
+    found = row.one_or_none()
+    if found is None:
+        raise NotFoundError("tenant", tenant_id)
+    status = "active" if is_served else "suspended"
+    return await _set_status(
+        connection, tenant_of(found), status, allowed_from=("active", "suspended")
+    )
+
+
+async def _set_status(
+    connection: AsyncConnection, tenant: Tenant, status: str, *, allowed_from: tuple[str, ...]
+) -> Tenant:
+    if tenant.status not in allowed_from:
+        raise ConflictError(f"tenant {tenant.slug} is {tenant.status}")
+    row = await connection.execute(
+        text(
+            f"""
+            UPDATE public.tenants SET status = :status, updated_at = now()
+            WHERE id = :id RETURNING {COLUMNS}
+            """
+        ),
+        {"id": tenant.id, "status": status},
+    )
+    await record_action(connection, f"tenant {status}", tenant.id)
+    await notify(connection, tenant.id)
+    return tenant_of(row.one())
 
 
 async def rename(
@@ -121,7 +147,7 @@ async def _drop(connection: AsyncConnection, tenant: Tenant) -> None:
     await connection.execute(text("SET LOCAL lock_timeout = '3s'"))
     await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
     await connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-    for table in ("tenant_domains", "api_keys"):
+    for table in OF_A_TENANT:
         await connection.execute(
             text(f"DELETE FROM public.{table} WHERE tenant_id = :id"), {"id": tenant.id}
         )

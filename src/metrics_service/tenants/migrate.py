@@ -19,6 +19,7 @@ from metrics_service.db import coverage
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.failures import driver_error
 from metrics_service.db.roles import OWNER
+from metrics_service.db.tenancy import NOTE_CHANGE
 from metrics_service.errors import MigrationError
 from metrics_service.tenants.ledger import has_ledger, record, revision_of
 from metrics_service.tenants.registry import notify
@@ -84,9 +85,21 @@ async def migrate(
         holes = await coverage.tenant_holes(connection, schema)
         if holes:
             raise MigrationError("coverage gate: " + "; ".join(holes))
+    if steps and current is not None and schema != REGISTRY:
+        await _note_changes(connection, options["tenant_ids"])
     if await has_ledger(connection):
         await record(connection, schema, reached, "ready", None)
     return reached
+
+
+async def _note_changes(connection: AsyncConnection, tenant_ids: list[UUID]) -> None:
+    """What a revision did to rows changes what is answered of them."""
+    if not await connection.scalar(text("SELECT to_regclass('data_versions') IS NOT NULL")):
+        # On the way back to before it.
+        return
+    for tenant_id in tenant_ids:
+        await connection.execute(text(f"SET LOCAL app.tenant_id = '{tenant_id}'"))
+        await connection.exec_driver_sql(NOTE_CHANGE)
 
 
 def _run(connection: Connection, steps: list[Script], options: dict[str, Any], back: bool) -> None:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import (
@@ -21,6 +21,7 @@ from argon2.exceptions import (
 from argon2.profiles import RFC_9106_LOW_MEMORY
 
 from metrics_service.errors import UnavailableError
+from metrics_service.observability import catalog
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class Passwords:
         self._nobodys = _hash_of_nothing()
         self._threads = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="password")
         self._places = BoundedSemaphore(AT_A_TIME + WAITING_AT_MOST)
+        self._under_way: set[Future[Any]] = set()
+        catalog.PASSWORDS_WAITING.read_of(self._under_way, len)
 
     async def hash(self, password: str) -> str:
         """What is kept of a password."""
@@ -82,15 +85,18 @@ class Passwords:
 
     async def _in_turn(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if not self._places.acquire(blocking=False):
+            catalog.REFUSALS.add(1, "passwords")
             raise UnavailableError(
                 "too many passwords are being checked", retry_after_s=RETRY_AFTER_S
             )
         future = self._threads.submit(work, *args, **kwargs)
+        self._under_way.add(future)
         # Of the thread, not of whoever waits for it: he may leave, and it works on.
         future.add_done_callback(self._give_back)
         return await asyncio.wrap_future(future)
 
-    def _give_back(self, _: Future[T]) -> None:
+    def _give_back(self, future: Future[T]) -> None:
+        self._under_way.discard(future)
         self._places.release()
 
     def _hash(self, password: str) -> str:

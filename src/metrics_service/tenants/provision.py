@@ -17,6 +17,7 @@ from metrics_service.db.roles import BACKUP, OWNER, TENANTS
 from metrics_service.errors import ConflictError, InvalidNameError
 from metrics_service.tenants.migrate import Target, migrate
 from metrics_service.tenants.names import normalize_domain, validate_display_name, validate_slug
+from metrics_service.tenants.operator_domain import refuse_operators
 from metrics_service.tenants.registry import COLUMNS, Tenant, notify, record_action, tenant_of
 
 Plan = Literal["basic", "pro", "enterprise"]
@@ -38,16 +39,25 @@ class NewTenant(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, slug: str, *, name: str | None, domain: str | None, plan: str, base_domain: str
+        cls,
+        slug: str,
+        *,
+        name: str | None,
+        domain: str | None,
+        plan: str,
+        base_domain: str,
+        operator_domain: str | None = None,
     ) -> NewTenant:
         """Raises `InvalidNameError` that names the field."""
         slug = validate_slug(slug)
         if plan not in PLANS:
             raise InvalidNameError(f"plan: {plan!r} is none of {', '.join(PLANS)}")
+        host = normalize_domain(domain if domain is not None else slug, base_domain)
+        refuse_operators(host, operator_domain=operator_domain, base_domain=base_domain)
         return cls(
             slug=slug,
             name=validate_display_name(name if name is not None else slug),
-            domain=normalize_domain(domain if domain is not None else slug, base_domain),
+            domain=host,
             plan=plan,
         )
 
@@ -63,9 +73,16 @@ async def create_tenant(connection: AsyncConnection, new: NewTenant, target: Tar
 
     One transaction: a kill at any moment leaves nothing behind.
     """
+    async with connection.begin():
+        return await create_tenant_within(connection, new, target)
+
+
+async def create_tenant_within(
+    connection: AsyncConnection, new: NewTenant, target: Target
+) -> Tenant:
+    """As `create_tenant`, in the caller's transaction, which is the owner's from then on."""
     try:
-        async with connection.begin():
-            return await _create(connection, new, target)
+        return await _create(connection, new, target)
     except DBAPIError as error:
         cause = driver_error(error)
         if isinstance(cause, asyncpg.PostgresError) and cause.sqlstate in UNIQUE_VIOLATIONS:

@@ -35,7 +35,9 @@ class InvalidFileError(InvalidNameError):
         self.mistakes = mistakes
 
 
-def read_tenants(path: Path, *, base_domain: str) -> list[NewTenant]:
+def read_tenants(
+    path: Path, *, base_domain: str, operator_domain: str | None = None
+) -> list[NewTenant]:
     """Raises `InvalidFileError` that names every mistake with its line and field."""
     mistakes: list[str] = []
     tenants: list[NewTenant] = []
@@ -45,7 +47,7 @@ def read_tenants(path: Path, *, base_domain: str) -> list[NewTenant]:
             mistakes += [f"{entry.where}: {mistake}" for mistake in entry.mistakes]
             continue
         try:
-            new = _tenant(entry, base_domain)
+            new = _tenant(entry, base_domain, operator_domain)
         except InvalidNameError as error:
             mistakes.append(f"{entry.where}: {error}")
             continue
@@ -59,7 +61,7 @@ def read_tenants(path: Path, *, base_domain: str) -> list[NewTenant]:
     return tenants
 
 
-def _tenant(entry: Entry, base_domain: str) -> NewTenant:
+def _tenant(entry: Entry, base_domain: str, operator_domain: str | None) -> NewTenant:
     if "slug" not in entry.values:
         raise InvalidNameError("slug is missing")
     return NewTenant.of(
@@ -68,6 +70,7 @@ def _tenant(entry: Entry, base_domain: str) -> NewTenant:
         domain=entry.values.get("domain"),
         plan=entry.values.get("plan", DEFAULT_PLAN),
         base_domain=base_domain,
+        operator_domain=operator_domain,
     )
 
 

@@ -10,13 +10,24 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from metrics_service.cache.second_level import NOBODY
+from metrics_service.db.pool import breaker_of
 from metrics_service.db.tenancy import registry_connection
+from metrics_service.observability import catalog
+from metrics_service.tenants.database_time import MOMENT, Moment
+from metrics_service.tenants.looked_up import FRESH_S, Found, LookUps, Shared
 from metrics_service.tenants.names import strip_base
 from metrics_service.tenants.revisions import is_behind
 
-MAX_HOSTS = 10_000
+MAX_HOSTS = 20_000
 # Small, because anybody can ask for hosts that do not exist.
 MAX_UNKNOWN_HOSTS = 1_000
+CACHE = "hosts"
+
+RESOLVE = f"""
+SELECT {MOMENT}, id, slug, name, domain, plan, status, schema_revision, schema_status
+FROM public.resolve_host($1)
+"""
 
 
 class ServedTenant(msgspec.Struct, frozen=True):
@@ -44,58 +55,59 @@ class TenantDirectory:
     """Looks hosts up, and remembers the answers for as long as `ttl_s` allows."""
 
     def __init__(
-        self, engine: AsyncEngine, *, base_domain: str, ttl_s: Callable[[], float]
+        self,
+        engine: AsyncEngine,
+        *,
+        base_domain: str,
+        ttl_s: Callable[[], float],
+        shared: Shared | None = None,
     ) -> None:
         self._engine = engine
         self._base_domain = base_domain
         self._ttl_s = ttl_s
-        self._known: OrderedDict[str, tuple[float, ServedTenant]] = OrderedDict()
+        self._known: LookUps[ServedTenant] = LookUps(
+            CACHE,
+            ServedTenant,
+            max_entries=MAX_HOSTS,
+            ttl_s=ttl_s,
+            refuse=breaker_of(engine).refuse,
+            owner_of=lambda _, tenant: tenant.id,
+            shared=shared,
+        )
         self._unknown: OrderedDict[str, float] = OrderedDict()
         # An answer asked for before a change and arriving after it must not be remembered.
         self._changes = 0
+        catalog.CACHE_ENTRIES.read_of(self._unknown, len, CACHE)
 
     async def find(self, host: str) -> ServedTenant | None:
         """Find the tenant of a normalised host."""
-        entry = self._known.get(host)
-        if entry is not None and time.monotonic() - entry[0] <= self._ttl_s():
-            return entry[1]
         missed_at = self._unknown.get(host)
-        if missed_at is not None and time.monotonic() - missed_at <= self._ttl_s():
+        if missed_at is not None and time.monotonic() - missed_at <= min(self._ttl_s(), FRESH_S):
+            catalog.note_lookup(CACHE, is_hit=True)
             return None
         changes = self._changes
-        tenant = await self._look_up(host)
-        if changes == self._changes:
-            self._remember(host, tenant)
+        # Nobody's: whose it is is what is looked up.
+        tenant = await self._known.find(NOBODY, host.encode(), lambda: self._look_up(host))
+        if tenant is None and changes == self._changes:
+            self._unknown[host] = time.monotonic()
+            if len(self._unknown) > MAX_UNKNOWN_HOSTS:
+                self._unknown.popitem(last=False)
+        elif missed_at is not None:
+            self._unknown.pop(host, None)
         return tenant
 
     def forget(self, tenant_id: UUID | None) -> None:
         """Forget one tenant, or everything; unknown hosts always, for one may be the tenant's now."""
         self._changes += 1
         self._unknown.clear()
-        if tenant_id is None:
-            self._known.clear()
-            return
-        for host in [host for host, (_, known) in self._known.items() if known.id == tenant_id]:
-            del self._known[host]
+        self._known.forget(tenant_id)
 
-    async def _look_up(self, host: str) -> ServedTenant | None:
+    async def _look_up(self, host: str) -> Found[ServedTenant] | None:
         async with registry_connection(self._engine) as connection:
-            row = await connection.fetchrow(
-                """
-                SELECT id, slug, name, domain, plan, status, schema_revision, schema_status
-                FROM public.resolve_host($1)
-                """,
-                strip_base(host, self._base_domain),
-            )
-        return ServedTenant(*row) if row is not None else None
-
-    def _remember(self, host: str, tenant: ServedTenant | None) -> None:
-        if tenant is None:
-            self._known.pop(host, None)
-            self._unknown[host] = time.monotonic()
-            if len(self._unknown) > MAX_UNKNOWN_HOSTS:
-                self._unknown.popitem(last=False)
-            return
-        self._known[host] = (time.monotonic(), tenant)
-        if len(self._known) > MAX_HOSTS:
-            self._known.popitem(last=False)
+            row = await connection.fetchrow(RESOLVE, strip_base(host, self._base_domain))
+        if row is None:
+            return None
+        looked_up_at, server, tenant_id, *columns = row
+        # asyncpg's own kind of UUID is not what others compare with.
+        tenant = ServedTenant(UUID(int=tenant_id.int), *columns)
+        return Found(tenant, Moment.of(looked_up_at, server))

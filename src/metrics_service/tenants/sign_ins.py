@@ -12,13 +12,16 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from metrics_service.cache import TenantCache
+from metrics_service.db.pool import breaker_of
 from metrics_service.db.tenancy import ContextConnection, TenantContext, tenant_connection
 from metrics_service.errors import NotFoundError
 from metrics_service.tenants.authenticate import Principal
+from metrics_service.tenants.database_time import MOMENT, Moment
+from metrics_service.tenants.looked_up import Found, LookUps, Shared
 from metrics_service.tenants.registry import CHANNEL
 
 KIND = "user"
+CACHE = "sign_ins"
 LIFETIME = timedelta(days=14)
 MAX_OF_A_USER = 50
 MAX_REMEMBERED = 10_000
@@ -32,8 +35,8 @@ SCOPES_OF_ROLE = {
     "service": frozenset({"ingest"}),
 }
 
-FIND = """
-SELECT u.id, u.name, u.email, u.role, s.expires_at
+FIND = f"""
+SELECT {MOMENT}, u.id, u.name, u.email, u.role, s.expires_at
 FROM sign_ins s JOIN users u ON u.tenant_id = s.tenant_id AND u.id = s.user_id
 WHERE s.token_hash = $1 AND s.expires_at > now()
 """
@@ -88,22 +91,27 @@ class SignInRow(msgspec.Struct, frozen=True):
 class SignIns:
     """Finds whose a token is, and remembers it until the listener says that something changed."""
 
-    def __init__(self, engine: AsyncEngine, *, ttl_s: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, ttl_s: Callable[[], float], shared: Shared | None = None
+    ) -> None:
         self._engine = engine
-        self._remembered: TenantCache[Principal] = TenantCache(MAX_REMEMBERED, ttl_s)
-        self._changes = 0
+        self._known: LookUps[Principal] = LookUps(
+            CACHE,
+            Principal,
+            max_entries=MAX_REMEMBERED,
+            ttl_s=ttl_s,
+            refuse=breaker_of(engine).refuse,
+            shared=shared,
+        )
 
     async def find(self, tenant_id: UUID, token: str) -> Principal | None:
         """Who holds this token; None for one of another tenant as for one of nobody."""
         if not _is_token(token):
             return None
         token_hash = hash_token(token)
-        principal = self._remembered.get(tenant_id, token_hash)
-        if principal is None:
-            changes = self._changes
-            principal = await self._look_up(tenant_id, token_hash)
-            if principal is not None and changes == self._changes:
-                self._remembered.put(tenant_id, token_hash, principal)
+        principal = await self._known.find(
+            tenant_id, token_hash, lambda: self._look_up(tenant_id, token_hash)
+        )
         return None if principal is None or principal.has_expired else principal
 
     async def end(self, tenant_id: UUID, token: str) -> None:
@@ -111,17 +119,17 @@ class SignIns:
         async with tenant_connection(self._engine, TenantContext(tenant_id)) as connection:
             if await connection.fetchval(END, hash_token(token)) is not None:
                 await announce(connection)
-        # Here at once; elsewhere when it is heard.
-        self.forget(tenant_id)
+        self.forget_everywhere(tenant_id)
 
     def forget(self, tenant_id: UUID | None) -> None:
-        self._changes += 1
-        if tenant_id is None:
-            self._remembered.clear()
-        else:
-            self._remembered.forget(tenant_id)
+        """Forget the sign-ins of one tenant, or all."""
+        self._known.forget(tenant_id)
 
-    async def _look_up(self, tenant_id: UUID, token_hash: bytes) -> Principal | None:
+    def forget_everywhere(self, tenant_id: UUID) -> None:
+        """Something was changed here, and committed: here it holds at once, elsewhere when it is heard."""
+        self._known.forget_everywhere(tenant_id)
+
+    async def _look_up(self, tenant_id: UUID, token_hash: bytes) -> Found[Principal] | None:
         context = TenantContext(tenant_id, read_only=True)
         async with tenant_connection(self._engine, context) as connection:
             row = await connection.fetchrow(FIND, token_hash)
@@ -129,7 +137,7 @@ class SignIns:
             return None
         # asyncpg's own kind of UUID is not what others compare with.
         user_id = UUID(int=row["id"].int)
-        return Principal(
+        principal = Principal(
             kind=KIND,
             id=user_id,
             name=row["name"] or row["email"] or str(user_id),
@@ -138,6 +146,7 @@ class SignIns:
             expires_at=row["expires_at"],
             user_role=row["role"],
         )
+        return Found(principal, Moment.of(row["looked_up_at"], row["server"]))
 
 
 def hash_token(token: str) -> bytes:

@@ -13,9 +13,10 @@ from functools import partial
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metrics_service.db.connect import is_pooled
 from metrics_service.db.engine import owner_connection
-from metrics_service.errors import MigrationError
-from metrics_service.tenants.ledger import ledger
+from metrics_service.errors import DatabaseUnreachableError, MigrationError, NotFoundError
+from metrics_service.tenants.ledger import SchemaState, ledger
 from metrics_service.tenants.migrate import Outcome, Target, migrate_alone
 from metrics_service.tenants.processes import in_processes
 from metrics_service.tenants.revisions import REGISTRY
@@ -32,22 +33,45 @@ async def upgrade_all(
     Two runs at once take turns. `on_outcome` gets each outcome and the number of schemas to do.
     Raises `MigrationError` when the registry itself cannot be upgraded.
     """
+    outcomes = []
+    async with aclosing(upgrades(target, jobs=jobs)) as each:
+        async for outcome, total in each:
+            on_outcome(outcome, total)
+            outcomes.append(outcome)
+    return outcomes
+
+
+async def upgrades(
+    target: Target, *, jobs: int, only: str | None = None
+) -> AsyncGenerator[tuple[Outcome, int], None]:
+    """As `upgrade_all`, an outcome at a time with the number of schemas to do; or `only` one schema.
+
+    Raises `NotFoundError` for one that is not in the ledger.
+    """
     async with owner_connection(target.owner_dsn) as lock, one_at_a_time(lock):
         registry = await _upgrade_registry(target)
         async with lock.begin():
             states = await ledger(lock)
-        todo = [
-            state.schema_name
-            for state in states
-            if state.schema_name != REGISTRY and (state.is_behind or state.status != "ready")
-        ]
-        on_outcome(registry, len(todo) + 1)
-        outcomes = [registry]
+        todo = _left_behind(states) if only is None else _named(states, only)
+        yield registry, len(todo) + 1
         async with aclosing(_each(todo, target, jobs)) as rest:
             async for outcome in rest:
-                on_outcome(outcome, len(todo) + 1)
-                outcomes.append(outcome)
-        return outcomes
+                yield outcome, len(todo) + 1
+
+
+def _left_behind(states: list[SchemaState]) -> list[str]:
+    return [
+        state.schema_name
+        for state in states
+        if state.schema_name != REGISTRY and (state.is_behind or state.status != "ready")
+    ]
+
+
+def _named(states: list[SchemaState], only: str) -> list[str]:
+    # A name that is not in the ledger never becomes part of a statement.
+    if only not in {state.schema_name for state in states}:
+        raise NotFoundError("schema", only)
+    return [] if only == REGISTRY else [only]
 
 
 async def upgrade_registry(target: Target) -> None:
@@ -85,7 +109,15 @@ def _in_process(target: Target, schema: str) -> Outcome:
 
 @asynccontextmanager
 async def one_at_a_time(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Hold the session lock of migrations on a connection that does nothing else meanwhile."""
+    """Hold the session lock of migrations on a connection that does nothing else meanwhile.
+
+    Raises `DatabaseUnreachableError` behind a pooler, where two could hold it.
+    """
+    driver = (await connection.get_raw_connection()).driver_connection
+    if await is_pooled(driver):
+        raise DatabaseUnreachableError(
+            "a pooler stands before the database; DATABASE_OWNER_URL must pass by it"
+        )
     await connection.execute(text("SELECT pg_advisory_lock(hashtextextended('migrate', 0))"))
     await connection.commit()
     try:

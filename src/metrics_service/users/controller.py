@@ -49,7 +49,7 @@ class OwnSignInController(Controller):
         with database.password_throttle.attempt(request.scope, str(user_id)):
             await change_password(people, user_id, current=data.current, new=data.new, token=token)
         # Here at once; elsewhere when it is heard.
-        database.sign_ins.forget(caller.tenant_id)
+        database.sign_ins.forget_everywhere(caller.tenant_id)
 
     @get("/sign-ins")
     async def list_own_sign_ins(
@@ -70,7 +70,7 @@ class OwnSignInController(Controller):
         async with caller.writing() as connection:
             if not await end_sign_in(connection, user_id, sign_in_id):
                 raise NotFoundError("sign-in", sign_in_id)
-        caller.database.sign_ins.forget(caller.tenant_id)
+        caller.database.sign_ins.forget_everywhere(caller.tenant_id)
 
 
 def _person(request: AnyRequest) -> tuple[UUID, str]:

@@ -50,6 +50,10 @@ class People(msgspec.Struct, frozen=True):
     def writing(self) -> AbstractAsyncContextManager[ContextConnection]:
         return tenant_connection(self.engine, TenantContext(self.tenant_id))
 
+    def admitting(self) -> AbstractAsyncContextManager[ContextConnection]:
+        """As `writing`, for what no page of figures shows: passwords, and who has signed in."""
+        return tenant_connection(self.engine, TenantContext(self.tenant_id, notes_change=False))
+
 
 def email_of(text: str) -> str | None:
     """An email as users have them: in lower case; None when it is none."""
@@ -81,7 +85,7 @@ async def sign_in(
     if account is None or kept is None:
         raise wrong_password()
     renewed = await people.passwords.hash(password) if people.passwords.is_outdated(kept) else None
-    async with people.writing() as connection:
+    async with people.admitting() as connection:
         # Else somebody whose password was changed meanwhile would be let in by the old one.
         if not await is_still_password(connection, account.user_id, kept):
             raise wrong_password()
@@ -122,7 +126,7 @@ async def change_password(
     if kept is None:
         raise wrong
     password_hash = await people.passwords.hash(new)
-    async with people.writing() as connection:
+    async with people.admitting() as connection:
         if not await is_still_password(connection, user_id, kept):
             raise wrong
         await set_password(connection, user_id, password_hash)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from metrics_service.dashboards.data import Row, WidgetData, answer
-from metrics_service.dashboards.data_request import DataRequest
+from metrics_service.dashboards.data_request import Asked, DataRequest
 from metrics_service.dashboards.widgets import Widget, WidgetQuery
 from metrics_service.db.tenancy import ContextConnection
 from metrics_service.fields import ShortText
@@ -70,12 +70,14 @@ class About(msgspec.Struct, frozen=True):
         """A page about the same."""
         return self.period.address(path, **{**self.filters, **others})
 
-    def asked(self, **filters: str | None) -> DataRequest:
-        return DataRequest(
-            from_=self.period.start,
-            to=self.period.end,
-            tz=self.period.zone.key,
-            filters={**self.filters, **filters},
+    def asked(self, **filters: str | None) -> Asked:
+        return Asked.of(
+            DataRequest(
+                from_=self.period.start,
+                to=self.period.end,
+                tz=self.period.zone.key,
+                filters={**self.filters, **filters},
+            )
         )
 
     async def read(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Required, TypedDict, Unpack
+from uuid import UUID
 
 import msgspec
-from litestar import Response
+from litestar import Request, Response
 from markupsafe import Markup
 
 from metrics_service.http.browser import HTML, SECURITY_HEADERS
 from metrics_service.http.dependencies import AnyRequest, Caller
+from metrics_service.rollups.version import read_version
 from metrics_service.tenants.resolve import ServedTenant
 from metrics_service.web.answers import Answers
 from metrics_service.web.assets import Assets
@@ -52,6 +54,25 @@ def render(request: AnyRequest, template: str, values: Mapping[str, Any]) -> str
     )
 
 
+class Who(msgspec.Struct, frozen=True):
+    """Whoever has signed in, as the frame shows it."""
+
+    id: UUID
+    name: str
+    role: str
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """What all pages of one host have around them."""
+
+    brand: str | None
+    """Whose host it is."""
+    who: Who | None
+    menu: Sequence[Navigation]
+    is_live: bool = True
+    """Whether open pages are told of changes there; else they ask in turn."""
+
+
 class Framing(TypedDict, total=False):
     """What stands around the main part of a page."""
 
@@ -86,19 +107,34 @@ def page_of(
     status: int = 200,
     **framing: Unpack[Framing],
 ) -> Response[bytes]:
+    """Put the tenant's frame around what was rendered."""
+    # While the page is looked at: charts are drawn after everything else.
+    request.app.state.vega.prepare()
+    tenant: ServedTenant | None = request.scope["state"].get("tenant")
+    who = None
+    if caller is not None:
+        principal = caller.principal
+        who = Who(principal.id, principal.name, principal.role)
+    frame = Frame(None if tenant is None else tenant.name, who, MENU)
+    return framed(request, main, frame, status=status, **framing)
+
+
+def framed(
+    request: Request[Any, Any, Any],
+    main: str,
+    frame: Frame,
+    *,
+    status: int = 200,
+    **framing: Unpack[Framing],
+) -> Response[bytes]:
     """Put a frame around what was rendered, unless an open page asks for that alone."""
     if request.headers.get(REFRESH) == "main":
         return _answer(request, main, status)
-    # While the page is looked at: charts are drawn after everything else.
-    request.app.state.vega.prepare()
     assets: Assets = request.app.state.assets
-    tenant: ServedTenant | None = request.scope["state"].get("tenant")
     whole = ENVIRONMENT.get_template("layout.html").render(
         viewer=Viewer.of(request),
         main=Markup(main),  # noqa: S704  # rendered by our own templates, which escape
-        caller=caller,
-        tenant=tenant,
-        menu=MENU,
+        frame=frame,
         path=request.scope["path"],
         static=f"/static/{assets.version}",
         **{"styles": (), "scripts": (), "refresh_s": None, "session_id": None, **framing},
@@ -107,15 +143,23 @@ def page_of(
 
 
 async def remembered(
-    request: AnyRequest, caller: Caller, question: Hashable, make: Callable[[], Awaitable[str]]
+    request: AnyRequest,
+    caller: Caller,
+    question: tuple[object, ...],
+    make: Callable[[], Awaitable[str]],
 ) -> Markup:
-    """What was rendered for the same question a moment ago, or else is now."""
+    """What was rendered for the same question of the same data, or else is now."""
     answers: Answers = request.app.state.answers
-    # Rendered by our own templates, which escape.
-    return Markup(await answers.get(caller.tenant_id, question, make))  # noqa: S704  # see above
+
+    async def look() -> int:
+        async with caller.reading() as connection:
+            return await read_version(connection)
+
+    html = await answers.get(caller.tenant_id, question, make, look=look)
+    return Markup(html)  # noqa: S704  # rendered by our own templates, which escape
 
 
-def _answer(request: AnyRequest, html: str, status: int) -> Response[bytes]:
+def _answer(request: Request[Any, Any, Any], html: str, status: int) -> Response[bytes]:
     body = html.encode()
     etag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {**SECURITY_HEADERS, "etag": etag, "vary": "Accept-Encoding, Cookie, X-Refresh"}

@@ -145,7 +145,7 @@ async def _of_admins(caller: Caller) -> dict[str, Any]:
     sees_people = await caller.sees_people()
     # What this process has taken in but not written yet; before a connection is taken.
     await caller.database.diary.flush(caller.tenant_id)
-    async with caller.snapshot() as tx:
+    async with caller.looking() as tx:
         keys = await fetch_keys(tx, after=None, limit=MAX_KEYS, offset=0)
     async with caller.reading() as connection:
         rows = await fetch_lines(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from urllib.parse import parse_qsl, quote, urlencode
-
 from litestar import Response, get, post
 
 from metrics_service.errors import (
     InvalidBodyError,
-    MalformedRequestError,
     MetricsServiceError,
     TooManyRequestsError,
     UnavailableError,
-    UnsupportedMediaTypeError,
 )
-from metrics_service.http.body import take_body
 from metrics_service.http.browser import SECURITY_HEADERS
 from metrics_service.http.cookies import dropped, kept, sign_in_token
 from metrics_service.http.dependencies import AnyRequest, Database, requires
-from metrics_service.http.headers import content_type_of, values_of
+from metrics_service.http.forms import read_form
+from metrics_service.http.headers import values_of
 from metrics_service.http.limits import SIGN_IN_PATH, SIGN_OUT_PATH
 from metrics_service.http.problems import STATUS_OF, headers_of
 from metrics_service.http.same_origin import check_same_origin
@@ -27,23 +22,13 @@ from metrics_service.tenants.resolve import ServedTenant
 from metrics_service.tenants.sign_ins import NewSignIn
 from metrics_service.users.write import People, email_of, sign_in
 from metrics_service.web.page import page
+from metrics_service.web.sign_in_form import NO_COOKIE, arrive_at, go_to, local_path, told
 
-FORM = "application/x-www-form-urlencoded"
-MAX_FIELDS = 20
-MAX_NEXT_LENGTH = 2048
 MAX_EMAIL_SHOWN = 254
-OVERVIEW = "/"
+BUSY = "The service is busy. Wait a moment, then try again."
 
 # What the form is shown again for, with what was wrong.
 AGAIN = (InvalidBodyError, TooManyRequestsError, UnavailableError)
-
-NO_COOKIE = (
-    "Your browser kept no cookie, so you are not signed in. Signing in needs HTTPS, though under"
-    " localhost Chrome, Edge and Firefox do without; and cookies must be allowed for this address."
-)
-
-# A backslash is a slash to browsers, and what is no character they leave out.
-_is_local = re.compile(r"/(?![/\\])[^\x00-\x20\x7f-\x9f\\]*").fullmatch
 
 
 @get(SIGN_IN_PATH, include_in_schema=False)
@@ -51,7 +36,7 @@ async def get_sign_in(request: AnyRequest) -> Response[bytes]:
     """Show the form, or go on for whoever has signed in."""
     wanted = local_path(request.query_params.get("next"))
     if await _is_signed_in(request):
-        return _go_to(wanted)
+        return go_to(wanted)
     return _form(request, wanted, wrong=NO_COOKIE if "arrived" in request.query_params else None)
 
 
@@ -63,7 +48,7 @@ async def post_sign_in(request: AnyRequest) -> Response[bytes]:
     is_for_script = any(
         b"application/json" in value for value in values_of(request.scope["headers"], b"accept")
     )
-    form = await _read_form(request)
+    form = await read_form(request)
     wanted = local_path(form.get("next"))
     email = form.get("email", "")
     try:
@@ -71,13 +56,11 @@ async def post_sign_in(request: AnyRequest) -> Response[bytes]:
     except AGAIN as error:
         if is_for_script:
             raise
-        return _form(request, wanted, email=email, wrong=_told(error), error=error)
+        return _form(request, wanted, email=email, wrong=told(error, unavailable=BUSY), error=error)
     if is_for_script:
         headers = {**SECURITY_HEADERS, "set-cookie": kept(begun.token)}
         return Response(b"", status_code=204, headers=headers)
-    # Not there at once: a browser that does not keep the cookie would be sent back without a word.
-    arrived = f"{SIGN_IN_PATH}?{urlencode({'arrived': '1', 'next': wanted})}"
-    return _go_to(arrived, cookie=kept(begun.token))
+    return arrive_at(wanted, cookie=kept(begun.token))
 
 
 @post(SIGN_OUT_PATH, opt=requires(None), include_in_schema=False)
@@ -87,18 +70,11 @@ async def post_sign_out(request: AnyRequest) -> Response[bytes]:
     token = sign_in_token(request.scope["headers"])
     if token is not None:
         await _database(request).sign_ins.end(_tenant(request).id, token)
-    return _go_to(SIGN_IN_PATH, cookie=dropped())
+    return go_to(SIGN_IN_PATH, cookie=dropped())
 
 
 SIGNING_IN = [get_sign_in, post_sign_in, post_sign_out]
 """What is open to those who have not signed in."""
-
-
-def local_path(wanted: str | None) -> str:
-    """Where to go on to: a path of this very host, else the overview."""
-    if wanted is None or len(wanted) > MAX_NEXT_LENGTH or not _is_local(wanted):
-        return OVERVIEW
-    return wanted
 
 
 async def _is_signed_in(request: AnyRequest) -> bool:
@@ -121,34 +97,6 @@ async def _sign_in(request: AnyRequest, email: str, password: str) -> NewSignIn:
         # It leaves this browser, and would live on unseen.
         await database.sign_ins.end(tenant_id, before)
     return begun
-
-
-async def _read_form(request: AnyRequest) -> dict[str, str]:
-    headers = request.scope["headers"]
-    media_type, charset = content_type_of(values_of(headers, b"content-type"))
-    if media_type != FORM or charset not in {"utf-8", "utf8"}:
-        raise UnsupportedMediaTypeError(f"Content-Type must be {FORM}, in UTF-8")
-    body = await take_body(request)
-    try:
-        pairs = parse_qsl(
-            body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
-        )
-    except ValueError:
-        raise MalformedRequestError("the form cannot be read") from None
-    form: dict[str, str] = {}
-    for name, value in pairs:
-        if name in form:
-            raise MalformedRequestError("a field of the form is given twice")
-        form[name] = value
-    return form
-
-
-def _told(error: MetricsServiceError) -> str:
-    if isinstance(error, TooManyRequestsError):
-        return f"Too many attempts. Wait {error.retry_after_s} seconds, then try again."
-    if isinstance(error, UnavailableError):
-        return "The service is busy. Wait a moment, then try again."
-    return f"{str(error).capitalize()}."
 
 
 def _form(
@@ -174,14 +122,6 @@ def _form(
     if error is not None:
         shown.headers.update(headers_of(error))
     return shown
-
-
-def _go_to(path: str, *, cookie: str | None = None) -> Response[bytes]:
-    # In ASCII, as headers are; what is escaped already stays as it is.
-    headers = {**SECURITY_HEADERS, "location": quote(path, safe="/?#[]@!$&'()*+,;=:%~")}
-    if cookie is not None:
-        headers["set-cookie"] = cookie
-    return Response(b"", status_code=303, headers=headers, media_type="text/html")
 
 
 def _database(request: AnyRequest) -> Database:

@@ -95,6 +95,14 @@ class Places:
                 self.socket_dir.rmdir()
 
 
+def find_served(root: Path, socket_dir: Path) -> Places | None:
+    """The places of the server that listens there, if it is this data directory's; makes nothing."""
+    home = _read_pointer(root) or root
+    places = Places(root=root, home=home, account=caller())
+    elsewhere = (base / places.cluster_name for base in _SOCKET_BASES)
+    return places if socket_dir in (home / "run", *elsewhere) else None
+
+
 def lease_lock(root: Path) -> Path:
     return root / "postgres.lease.lock"
 

@@ -25,9 +25,9 @@ from metrics_service.errors import (
     TooManyRequestsError,
     UnavailableError,
 )
+from metrics_service.observability import catalog
 from metrics_service.tenants.authenticate import Principal
 from metrics_service.tenants.changed import Changed
-from metrics_service.web.live.ending import told_to_end
 
 APART_S = 1.0
 """Between two messages to a stream."""
@@ -177,9 +177,11 @@ class Hub:
         """
         room = self._rooms.get(tenant_id)
         if room is not None and room.by_person[person.id] >= MAX_OF_A_PERSON:
+            catalog.REFUSALS.add(1, "streams_of_a_person")
             raise TooManyRequestsError("you have too many pages open", retry_after_s=RETRY_AFTER_S)
         taken = 0 if room is None else len(room.streams)
         if self._is_over or self._count >= self._max or taken >= self._max_of_a_tenant:
+            catalog.REFUSALS.add(1, "streams")
             raise UnavailableError("too many pages are open", retry_after_s=RETRY_AFTER_S)
         stream = Stream(tenant_id, person, token)
         if room is None:
@@ -187,10 +189,12 @@ class Hub:
         room.streams.add(stream)
         room.by_person[person.id] += 1
         self._count += 1
+        catalog.STREAMS_OPEN.add(1)
         try:
             yield stream
         finally:
             self._count -= 1
+            catalog.STREAMS_OPEN.add(-1)
             self._to_check.pop(stream, None)
             room.streams.remove(stream)
             room.by_person[person.id] -= 1
@@ -243,8 +247,7 @@ class Hub:
             asyncio.create_task(self._keep_checking(), name="streams-check"),
         ]
         try:
-            with told_to_end(self.end):
-                yield
+            yield
         finally:
             self.end()
             for keeper in keepers:

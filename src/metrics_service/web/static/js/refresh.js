@@ -22,13 +22,17 @@ function textsOf(root) {
 
 // What the page's main part asks for by its attributes.
 export function startRefreshing() {
-  const { refresh, refreshSession } = document.getElementById("main").dataset;
+  const { refresh, refreshSession, refreshTimed } = document.getElementById("main").dataset;
   if (!refresh && !refreshSession) return;
-  refreshOn({ sessions: refreshSession, everySeconds: Number(refresh || 2) });
+  refreshOn({
+    sessions: refreshSession,
+    everySeconds: Number(refresh || 2),
+    isTimed: refreshTimed !== undefined,
+  });
 }
 
-// Refreshes the page when something changed, or when this session did.
-export function refreshOn({ sessions, everySeconds }) {
+// Refreshes the page when something changed, or when this session did; or, timed, again and again.
+export function refreshOn({ sessions, everySeconds, isTimed = false }) {
   let lastAt = Date.now();
   let timer = null;
   let isWanted = false;
@@ -47,7 +51,8 @@ export function refreshOn({ sessions, everySeconds }) {
     want(0);
   });
   document.addEventListener("visibilitychange", () => { if (isWanted) want(0); });
-  startLive();
+  if (isTimed) setInterval(() => want(0), everySeconds * 1000);
+  else startLive();
 
   // Soon, but not at the same moment as all others who were told.
   function want(withinMs) {
@@ -71,7 +76,9 @@ export function refreshOn({ sessions, everySeconds }) {
     try {
       await fetchMain();
     } catch {
-      later(TROUBLE_MS);
+      later(isTimed ? 0 : TROUBLE_MS);
+      // Calm must not be what a page shows whose server is gone.
+      if (isTimed) sayStale("the service does not answer");
     } finally {
       isAsking = false;
       if (isWanted) want(0);
@@ -96,6 +103,7 @@ export function refreshOn({ sessions, everySeconds }) {
     } else if (response.status === 304) {
       sayUpdated();
     } else {
+      if (isTimed) sayStale(`the service answers with ${response.status}`);
       later(Math.max(TROUBLE_MS, Number(response.headers.get("Retry-After")) * 1000 || 0));
     }
   }
@@ -192,8 +200,11 @@ function at({ id, steps }, root) {
 
 let status = null;
 let saidAt = 0;
+let updatedAt = Date.now();
 
 function sayUpdated() {
+  updatedAt = Date.now();
+  document.getElementById("stale")?.remove();
   if (!status) {
     status = document.createElement("p");
     status.className = "refreshed muted small";
@@ -205,13 +216,27 @@ function sayUpdated() {
     status.append(shown, said);
     document.getElementById("main").append(status);
   }
-  const time = new Date().toLocaleTimeString("en-GB", { timeZone: document.body.dataset.zone });
+  const time = clock(updatedAt);
   const [shown, said] = status.children;
   shown.textContent = `Updated ${time}`;
   if (Date.now() - saidAt >= SAID_EVERY_MS) {
     saidAt = Date.now();
     said.textContent = `Updated ${time}`;
   }
+}
+
+function clock(moment) {
+  return new Date(moment).toLocaleTimeString("en-GB", { timeZone: document.body.dataset.zone });
+}
+
+function sayStale(why) {
+  if (document.getElementById("stale")) return;
+  const notice = document.createElement("p");
+  notice.id = "stale";
+  notice.className = "notice notice-error";
+  notice.setAttribute("role", "alert");
+  notice.textContent = `What you see is of ${clock(updatedAt)}: ${why}. This page keeps asking.`;
+  document.getElementById("main").prepend(notice);
 }
 
 function saySignedOut() {

@@ -22,6 +22,9 @@ class TenantCache(Generic[V]):
         self._ttl_s = ttl_s
         self._entries: OrderedDict[tuple[UUID, Hashable], tuple[float, V]] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def get(self, tenant_id: UUID, key: Hashable) -> V | None:
         entry = self._entries.get((tenant_id, key))
         if entry is None:
@@ -38,10 +41,3 @@ class TenantCache(Generic[V]):
         self._entries.move_to_end((tenant_id, key))
         if len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
-
-    def forget(self, tenant_id: UUID) -> None:
-        for entry in [entry for entry in self._entries if entry[0] == tenant_id]:
-            del self._entries[entry]
-
-    def clear(self) -> None:
-        self._entries.clear()

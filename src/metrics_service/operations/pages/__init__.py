@@ -1,0 +1,1 @@
+"""Operators' pages: what is wrong with the service, and everything that helps to find out why."""
