@@ -222,6 +222,8 @@ async def test_others_are_answered_while_a_large_picture_is_drawn(client, new_te
         response = await client.get("/api/v1/me", headers=other.headers)
         assert response.status_code == 200
         answered += 1
+        # As fast as it can would be more a second than a tenant may.
+        await asyncio.sleep(0.005)
 
     assert drawing.result().status_code == 200
     assert answered >= 10
