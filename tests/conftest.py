@@ -35,7 +35,8 @@ from metrics_service.db.engine import owner_connection, runtime_engine
 from metrics_service.settings import Settings
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import SCOPES, Scope, create_key
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 
 # What searches tries a hundred examples, or as `thorough` a thousand; where each of them asks the

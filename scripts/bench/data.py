@@ -25,7 +25,8 @@ from metrics_service.ingest.records import SessionRecord
 from metrics_service.ingest.write import write_sessions
 from metrics_service.tenants.initialise import prepare_embedded, target_of
 from metrics_service.tenants.keys import create_key
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 
 USERS = 20

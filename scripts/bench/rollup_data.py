@@ -34,7 +34,8 @@ from metrics_service.rollups.rebuild import rebuild_rollups
 from metrics_service.seeds.agents import AGENTS
 from metrics_service.tenants.initialise import prepare_embedded, target_of
 from metrics_service.tenants.lifecycle import delete
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 
 ROLLUP_DATA = Path("/tmp/metrics-bench-rollups")  # noqa: S108 - as in `common`

@@ -30,7 +30,8 @@ from metrics_service.http.cookies import NAME
 from metrics_service.settings import Settings
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.keys import SCOPES, create_key
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 from metrics_service.tenants.sign_ins import begin_sign_in
 

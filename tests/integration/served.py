@@ -17,7 +17,8 @@ from own_servers import OwnServer
 from metrics_service.db.engine import owner_connection
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.keys import SCOPES, create_key
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 READY = "Metrics Service serves"
 # For what has to be started and ended, which a busy machine takes its time for.

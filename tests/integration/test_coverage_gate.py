@@ -16,7 +16,8 @@ from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection
 from metrics_service.db.roles import OWNER
 from metrics_service.tenants.initialise import initialise, target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 EXPRESSION = "tenant_id = (SELECT shared.current_tenant())"
 WALL = f"USING ({EXPRESSION}) WITH CHECK ({EXPRESSION})"

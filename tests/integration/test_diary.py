@@ -35,7 +35,8 @@ from metrics_service.ingest.diary_page import (
 from metrics_service.otlp.grpc_exports import NOT_WHOLE, SIGNALS
 from metrics_service.tenants import lifecycle
 from metrics_service.tenants.initialise import initialise, target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 LOGS, *_ = SIGNALS
 KEY = UUID(int=1)

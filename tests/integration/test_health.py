@@ -28,7 +28,8 @@ from metrics_service.http.ending import Ending
 from metrics_service.settings import Settings
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.listener import RegistryListener
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 INTERVAL_MS = 100
 SOON_S = 20.0

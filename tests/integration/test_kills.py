@@ -33,7 +33,8 @@ from metrics_service.db.embedded import EmbeddedServer, embedded_server
 from metrics_service.db.engine import owner_connection
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import create_key
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 ROUNDS_OF_THE_SERVER = settings().max_examples // 25
 ROUNDS_OF_POSTGRES = settings().max_examples // 25

@@ -31,7 +31,8 @@ from metrics_service.maintenance.process import Done, Maintenance
 from metrics_service.maintenance.queue import JobLostError, finish_job, take_job
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.migrate import Target
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 from metrics_service.tenants.revisions import head
 from metrics_service.tenants.upgrade import downgrade

@@ -49,7 +49,8 @@ from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.ledger import SchemaState, ledger
 from metrics_service.tenants.migrate import migrate_alone
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 from metrics_service.tenants.resolve import TenantDirectory
 from metrics_service.tenants.revisions import REGISTRY, head, is_behind, revisions
@@ -1001,7 +1002,8 @@ PROVISION = """
 import asyncio, sys
 from metrics_service.db.engine import owner_connection
 from metrics_service.tenants.migrate import Target
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 async def main(owner, runtime):
     async with owner_connection(owner) as connection:

@@ -36,7 +36,8 @@ from metrics_service.db.tenancy import (
 from metrics_service.errors import CommitUnknownError, TransientError, UnavailableError
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.listener import RegistryListener
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import CHANNEL, Tenant
 
 CLIENTS = 64

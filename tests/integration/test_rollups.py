@@ -34,7 +34,8 @@ from metrics_service.rollups.rebuild import rebuild_rollups
 from metrics_service.sessions.repository import change_session, delete_session
 from metrics_service.sessions.schemas import SessionPatch
 from metrics_service.tenants.initialise import initialise, target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 
 START = datetime(2026, 3, 2, 22, 30, tzinfo=UTC)

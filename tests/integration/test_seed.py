@@ -25,7 +25,8 @@ from metrics_service.ingest.write import write_sessions
 from metrics_service.seeds.seed import SeedReport, seed
 from metrics_service.tenants.initialise import initialise, target_of
 from metrics_service.tenants.lifecycle import suspend
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import find_tenant, list_tenants
 
 NOW = datetime(2026, 3, 12, 15, 30, tzinfo=UTC)

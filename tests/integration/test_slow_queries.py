@@ -52,7 +52,8 @@ from metrics_service.observability.slow import SLOW, SlowStatement, set_slow_thr
 from metrics_service.observability.statements import describe
 from metrics_service.observability.work import working
 from metrics_service.tenants.initialise import initialise, target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 CANARY = "canary-of-a-client"
 LITERAL = "canary-literal"

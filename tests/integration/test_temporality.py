@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from metrics_service.db.addresses import Addresses
 from metrics_service.db.engine import owner_connection, runtime_engine
 from metrics_service.tenants.initialise import target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 
 DAY_S = 86_400
 COMMITS = "claude_code.commit.count"

@@ -43,7 +43,8 @@ from metrics_service.errors import (
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.keys import create_key
 from metrics_service.tenants.lifecycle import resume, suspend
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant
 
 NO_PRIVILEGE = "42501"

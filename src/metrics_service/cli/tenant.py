@@ -18,8 +18,9 @@ from metrics_service.errors import InvalidNameError
 from metrics_service.tenants import lifecycle
 from metrics_service.tenants.initialise import target_of
 from metrics_service.tenants.names import normalize_domain, validate_display_name, validate_slug
+from metrics_service.tenants.new_tenant import PLANS, NewTenant
 from metrics_service.tenants.operator_domain import refuse_operators
-from metrics_service.tenants.provision import PLANS, NewTenant, create_tenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import get_tenant, list_tenants
 
 

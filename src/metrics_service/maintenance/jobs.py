@@ -30,6 +30,7 @@ from metrics_service.maintenance.queue import (
 from metrics_service.observability import catalog
 from metrics_service.observability.work import name_of, working
 from metrics_service.tenants.lifecycle import set_served
+from metrics_service.tenants.new_tenant import NewTenant
 from metrics_service.tenants.registry import Tenant
 
 # A job that ends whoever does it would keep all others waiting for ever.
@@ -127,10 +128,7 @@ async def _provision(
     connection: AsyncConnection, job: TakenJob, wanted: Provision, place: Place
 ) -> UUID:
     # Alembic is in memory where there is something to be made with it, and nowhere else.
-    from metrics_service.tenants.provision import (  # noqa: PLC0415
-        NewTenant,
-        create_tenant_within,
-    )
+    from metrics_service.tenants.provision import create_tenant_within  # noqa: PLC0415
 
     new = NewTenant.of(
         wanted.slug,

@@ -32,7 +32,7 @@ from metrics_service.operations.dependencies import (
     writing,
 )
 from metrics_service.settings import Settings
-from metrics_service.tenants.provision import NewTenant, Plan
+from metrics_service.tenants.new_tenant import NewTenant, Plan
 
 ACCEPTED = 202
 

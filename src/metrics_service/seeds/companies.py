@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from metrics_service.tenants.provision import Plan
+from metrics_service.tenants.new_tenant import Plan
 
 Role = Literal["owner", "admin", "editor", "viewer", "service"]
 

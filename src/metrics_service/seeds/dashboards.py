@@ -8,7 +8,7 @@ from metrics_service.dashboards.templates import TEMPLATES
 from metrics_service.dashboards.templates.template import Template, Tile
 from metrics_service.dashboards.widgets import Range
 from metrics_service.seeds.companies import Role
-from metrics_service.tenants.provision import Plan
+from metrics_service.tenants.new_tenant import Plan
 
 # Half of the 30 days of history, so that there is a period before to compare with.
 SHOWN = Range(last="14d")

@@ -21,7 +21,8 @@ from metrics_service.seeds import rows
 from metrics_service.seeds.companies import DEVELOPMENT, TEST, Company
 from metrics_service.seeds.work import DAYS, Work, history
 from metrics_service.tenants.initialise import target_of
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant, find_tenant, record_action
 
 Environment = Literal["development", "test", "production"]

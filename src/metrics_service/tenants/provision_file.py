@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from metrics_service.errors import InvalidNameError
-from metrics_service.tenants.provision import NewTenant
+from metrics_service.tenants.new_tenant import NewTenant
 
 FIELDS = ("slug", "name", "domain", "plan")
 DEFAULT_PLAN = "basic"

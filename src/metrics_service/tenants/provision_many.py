@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metrics_service.db.engine import owner_connection
 from metrics_service.errors import ConflictError, MigrationError
 from metrics_service.tenants.migrate import Target, first_line
+from metrics_service.tenants.new_tenant import NewTenant
 from metrics_service.tenants.processes import in_processes
-from metrics_service.tenants.provision import NewTenant, create_tenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import Tenant, find_tenant
 
 # Below this many, starting processes costs more than it saves.

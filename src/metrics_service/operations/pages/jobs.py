@@ -14,7 +14,7 @@ from metrics_service.fleet.views import JobsQuery
 from metrics_service.operations.dependencies import OperatorRequest, reading
 from metrics_service.operations.pages.asked import Asked
 from metrics_service.operations.pages.page import REFRESH_S, page
-from metrics_service.tenants.provision import schema_name_of
+from metrics_service.tenants.new_tenant import schema_name_of
 from metrics_service.web.query import page_query
 
 PATH = "/jobs"

@@ -25,7 +25,7 @@ from metrics_service.operations.pages.asked import Asked
 from metrics_service.operations.pages.jobs import job_page
 from metrics_service.operations.pages.page import REFRESH_S, page
 from metrics_service.operations.queueing import TenantIn, provision, resume, suspend
-from metrics_service.tenants.provision import PLANS
+from metrics_service.tenants.new_tenant import PLANS
 from metrics_service.web.query import page_query
 
 PATH = "/tenants"
