@@ -27,6 +27,7 @@ import pytest
 import structlog
 from hypothesis import settings as hypothesis_settings
 from poolers import pooler_to
+from said import latest_of_postgresql, latest_of_processes
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.addresses import MIGRATOR_LOGIN, RUNTIME_LOGIN, SUPERUSER, Addresses
@@ -86,6 +87,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield
+    if report.failed:
+        report.sections += [("a process said", text) for text in latest_of_processes()]
+        report.sections += [("PostgreSQL said", latest_of_postgresql(Path(os.environ[SERVER_ROOT])))]
     if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
     return report

@@ -22,6 +22,7 @@ import msgspec
 import places
 import psutil
 from forked import COMMAND, Forked, is_like_ours
+from said import SAID
 
 from metrics_service.cli.commands import metrics_service
 from metrics_service.cli.failures import run
@@ -170,6 +171,7 @@ class Output:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.text = ""
+        SAID.add(self)
         self._process = process
         # Two threads add to the text: without it one's line could take away the other's.
         self._adding = threading.Lock()
