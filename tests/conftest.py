@@ -89,7 +89,9 @@ def pytest_runtest_makereport(item: pytest.Item):
     report = yield
     if report.failed:
         report.sections += [("a process said", text) for text in latest_of_processes()]
-        report.sections += [("PostgreSQL said", latest_of_postgresql(Path(os.environ[SERVER_ROOT])))]
+        report.sections += [
+            ("PostgreSQL said", latest_of_postgresql(Path(os.environ[SERVER_ROOT])))
+        ]
     if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
     return report
