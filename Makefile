@@ -10,7 +10,7 @@ demo: $(VENV)/demo.ready ## Set everything up and serve three demo tenants
 	@exec $(BIN)/metrics-service demo $(ARGS)
 
 test: $(VENV)/test.ready ## Set everything up and run the whole test suite
-	@exec $(BIN)/python -m pytest -n $${TEST_PROCESSES:-2} --dist worksteal $(ARGS)
+	@exec $(BIN)/python -m pytest -n $${TEST_PROCESSES:-2} --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/test.ready ## Style, types and import contracts
 	@scripts/check.sh $(BIN)
