@@ -16,11 +16,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import msgspec
 import places
 import pytest
@@ -46,6 +48,9 @@ from metrics_service.tenants.registry import Tenant
 hypothesis_settings.register_profile("usual", deadline=None)
 hypothesis_settings.register_profile("thorough", max_examples=1000, deadline=None)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
+
+# Else each client would read the certificates of all authorities anew, longer than most requests take.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
 PASSWORD = "only-for-tests"
 SERVER_ROOT = "TEST_SERVER_ROOT"
@@ -89,9 +94,8 @@ def pytest_runtest_makereport(item: pytest.Item):
     report = yield
     if report.failed:
         report.sections += [("a process said", text) for text in latest_of_processes()]
-        report.sections += [
-            ("PostgreSQL said", latest_of_postgresql(Path(os.environ[SERVER_ROOT])))
-        ]
+        if said := latest_of_postgresql(Path(os.environ[SERVER_ROOT])):
+            report.sections.append(("PostgreSQL said", said))
     if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
     return report

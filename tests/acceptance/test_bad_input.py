@@ -517,10 +517,11 @@ async def test_a_cursor_with_any_bit_flipped_is_400(client, new_tenant, path):
     page = await client.get(path, params={"limit": 1}, headers=tenant.headers)
     cursor = page.json()["meta"]["next_cursor"]
     raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-    # Every bit of what is signed, then every bit of the spelling, then other spellings.
+    # Every bit of what is signed, then every bit of the spelling, then other spellings. One listing is
+    # enough for that: of the others, a bit of each byte.
     spoilt = [
         base64.urlsafe_b64encode(flipped(raw, bit)).rstrip(b"=").decode()
-        for bit in range(len(raw) * 8)
+        for bit in range(0, len(raw) * 8, 1 if path == SESSIONS else 7)
     ]
     if path == SESSIONS:
         text = cursor.encode()

@@ -41,6 +41,27 @@ def test_work_ends_where_it_waits_and_cleans_up():
     assert seen == ["goes on to where it waits", "cleans up"]
 
 
+@pytest.mark.parametrize("moment", ["create_task", "shutdown_asyncgens", "close"])
+def test_while_the_loop_is_made_or_taken_down_nothing_is_torn_up(moment, monkeypatch):
+    signals.end_on_sigterm()
+    seen = []
+    as_it_is = getattr(asyncio.BaseEventLoop, moment)
+
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return as_it_is(*arguments, **options)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, moment, interrupted)
+
+    async def work():
+        seen.append("done")
+
+    with pytest.raises(SystemExit):
+        signals.run_async(work())
+
+    assert seen == ([] if moment == "create_task" else ["done"])
+
+
 def test_work_that_is_done_all_the_same_is_the_last():
     signals.end_on_sigterm()
 

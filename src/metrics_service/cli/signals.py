@@ -91,17 +91,29 @@ def run_async(work: Coroutine[Any, Any, Result]) -> Result:
 
         signal.signal(signal.SIGTERM, cancel)
         try:
+            if _is_told.is_set():
+                # It came before there was anything to cancel.
+                work.close()
+                raise asyncio.CancelledError
             return await work
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, _note)
 
+    # Not even while the loop is made or taken down.
+    signal.signal(signal.SIGTERM, _note)
     try:
         result = asyncio.run(cancellable())
     except asyncio.CancelledError:
         end_if_told()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     end_if_told()
     return result
+
+
+def _note(_: int, __: FrameType | None) -> None:
+    _is_told.set()
 
 
 def _terminate(_: int, __: FrameType | None) -> NoReturn:
