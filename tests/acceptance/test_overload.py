@@ -57,12 +57,11 @@ class Slow:
 
 
 @asynccontextmanager
-async def locked(addresses, tenant, table):
+async def locked(addresses, schema, table):
     """Hold a table so that nobody can even read it."""
     async with owner_connection(addresses.require_owner()) as connection, connection.begin():
         await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
-        where = f"{tenant.tenant.schema_name}.{table}"
-        await connection.execute(text(f"LOCK TABLE {where} IN ACCESS EXCLUSIVE MODE"))
+        await connection.execute(text(f"LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE"))
         yield
 
 
@@ -293,7 +292,7 @@ async def test_without_a_free_connection_it_is_503_and_then_it_is_over(
     changes = {"database_pool_max": 1, "database_pool_min": 1, "database_pool_timeout_ms": 200}
     async with open_app(**changes) as client:
         await client.get(SESSIONS, headers=tenant.headers)
-        async with locked(addresses, tenant, "metrics_sessions"):
+        async with locked(addresses, tenant.tenant.schema_name, "metrics_sessions"):
             blocked = asyncio.create_task(client.get(SESSIONS, headers=tenant.headers))
             await asyncio.sleep(0.1)
             refused = await asyncio.gather(
@@ -315,7 +314,7 @@ async def test_a_tenant_whose_writes_are_stuck_leaves_connections_to_the_others(
 ):
     tenant, other = await new_tenant(), await new_tenant()
     async with open_app(database_pool_max=4) as client:
-        async with locked(addresses, tenant, "metrics_sessions"):
+        async with locked(addresses, tenant.tenant.schema_name, "metrics_sessions"):
             stuck = [
                 asyncio.create_task(export(client, tenant.headers, "logs", good("logs")))
                 for _ in range(8)
@@ -349,7 +348,7 @@ async def test_a_tenant_whose_dashboards_are_stuck_leaves_connections_to_the_oth
             DASHBOARDS, json=dashboard(layout={}, widgets=[number]), headers=tenant.headers
         )
         path = f"{DASHBOARDS}/{made.json()['id']}/data"
-        async with locked(addresses, tenant, "tool_metrics_daily"):
+        async with locked(addresses, tenant.tenant.schema_name, "tool_metrics_daily"):
             stuck = [
                 asyncio.create_task(client.post(path, json={}, headers=tenant.headers))
                 for _ in range(8)
@@ -372,7 +371,7 @@ async def test_an_export_that_has_no_turn_in_time_is_503_and_then_it_is_over(
 ):
     tenant = await new_tenant()
     async with open_app(database_pool_max=2, database_pool_timeout_ms=200) as client:
-        async with locked(addresses, tenant, "metrics_sessions"):
+        async with locked(addresses, tenant.tenant.schema_name, "metrics_sessions"):
             first = asyncio.create_task(export(client, tenant.headers, "logs", good("logs")))
             await asyncio.sleep(0.5)
             refused = await export(client, tenant.headers, signal, good(signal))
@@ -396,7 +395,7 @@ async def test_a_statement_over_the_tenants_limit_is_504_and_leaves_nothing(
     table = "dashboard_configs" if "dashboard" in how else "metrics_sessions"
     in_session = {"agent": "codex", "external_session_id": "s", "user_email": "a@example.com"}
 
-    async with locked(addresses, tenant, table):
+    async with locked(addresses, tenant.tenant.schema_name, table):
         if how == "read":
             response = await client.get(SESSIONS, headers=tenant.headers)
         elif how == "batch":
@@ -461,8 +460,8 @@ async def test_a_connection_that_breaks_in_the_middle_is_503_and_half_of_nothing
     async with Line(addresses.runtime) as line, open_app(line.dsn) as client:
         await client.get(SESSIONS, headers=tenant.headers)
         async with (
-            locked(addresses, tenant, "metrics_sessions"),
-            locked(addresses, tenant, "dashboard_configs"),
+            locked(addresses, tenant.tenant.schema_name, "metrics_sessions"),
+            locked(addresses, tenant.tenant.schema_name, "dashboard_configs"),
         ):
             under_way = [
                 asyncio.create_task(request)
@@ -490,7 +489,7 @@ async def test_a_client_that_leaves_gives_its_connection_back(open_app, new_tena
     tenant = await new_tenant()
     async with open_app(database_pool_max=1, database_pool_min=1) as client:
         await client.get(SESSIONS, headers=tenant.headers)
-        async with locked(addresses, tenant, "metrics_sessions"):
+        async with locked(addresses, tenant.tenant.schema_name, "metrics_sessions"):
             for _ in range(3):
                 left = asyncio.create_task(client.get(SESSIONS, headers=tenant.headers))
                 await asyncio.sleep(0.1)

@@ -46,11 +46,12 @@ def retries():
     return sum(number.value for number in catalog.REQUEST_RETRIES.points())
 
 
-async def interrupted(asking, admin, addresses, tenant, table):
+async def interrupted(asking, admin, addresses, tenant, table, schema=None):
     """What is answered to a request whose backend is terminated while it waits for the table."""
-    async with locked(addresses, tenant, table):
+    schema = schema or tenant.tenant.schema_name
+    async with locked(addresses, schema, table):
         request = asyncio.create_task(asking)
-        await end_who_waits(admin, tenant.tenant.schema_name)
+        await end_who_waits(admin, schema)
     async with asyncio.timeout(SOON_S):
         return await request
 
@@ -105,6 +106,22 @@ async def test_a_page_is_read(client, new_tenant, admin, addresses):
 
     assert response.status_code == 200
     assert len(response.json()["data"]) == 1
+
+
+@pytest.mark.parametrize("table", ["tenant_domains", "api_keys"])
+async def test_who_asks_is_found_out(client, new_tenant, admin, addresses, table):
+    """Hosts and keys are looked up before the request itself begins."""
+    tenant = await new_tenant()
+    before = retries()
+
+    response = await interrupted(
+        client.get("/api/v1/me", headers=tenant.headers),
+        admin, addresses, tenant, table, "public",
+    )  # fmt: skip
+
+    assert response.status_code == 200
+    assert response.json()["tenant"]["slug"] == tenant.slug
+    assert retries() > before
 
 
 async def test_what_has_no_time_of_its_own_is_counted_once_though_no_commit_was_confirmed(

@@ -13,11 +13,12 @@ from asgi import Reply, exchange, make_scope
 from litestar import Litestar, Request, get, post
 from litestar.response import Stream
 
+from metrics_service.db.again import ATTEMPTS, attempted
 from metrics_service.db.attempts import ATTEMPT
 from metrics_service.errors import CommitUnknownError, TransientError, UnavailableError
 from metrics_service.http.body import BodyGuard, take_body
 from metrics_service.http.failures import EXCEPTION_HANDLERS
-from metrics_service.http.retrying import ATTEMPTS, RetryGate, attempted, is_repeatable
+from metrics_service.http.retrying import RetryGate, is_repeatable
 from metrics_service.observability import catalog
 
 SOME_ID = "01980000-0000-7000-8000-000000000001"

@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import ExceptionHandlersMap, Scope
 from sqlalchemy.exc import SQLAlchemyError
 
+from metrics_service.db.again import UNDONE
 from metrics_service.db.attempts import ATTEMPT
 from metrics_service.db.failures import domain_error
 from metrics_service.errors import (
@@ -20,7 +21,6 @@ from metrics_service.errors import (
 )
 from metrics_service.http.otlp_errors import is_lost, right_path, speaks_otlp
 from metrics_service.http.problems import refusal_of
-from metrics_service.http.retrying import UNDONE
 
 
 def _answer(request: Request[Any, Any, Any], error: MetricsServiceError) -> Response[Any]:

@@ -23,6 +23,7 @@ import msgspec
 import structlog
 from litestar.types import Scope
 
+from metrics_service.db.again import attempted
 from metrics_service.db.failures import domain_error
 from metrics_service.errors import (
     ForbiddenError,
@@ -43,7 +44,6 @@ from metrics_service.http.headers import Header
 from metrics_service.http.in_flight import InFlight
 from metrics_service.http.limits import MAX_OTLP_BYTES
 from metrics_service.http.otlp_errors import status_for
-from metrics_service.http.retrying import attempted
 from metrics_service.http.served import note_called
 from metrics_service.http.tenant import require_served
 from metrics_service.http.throttle import FailureThrottle, Network, client_address

@@ -17,6 +17,7 @@ import msgspec
 
 from metrics_service.cache.flights import Flights
 from metrics_service.cache.second_level import NOBODY, SecondLevel
+from metrics_service.db.again import attempted
 from metrics_service.observability import catalog
 from metrics_service.tenants.database_time import Moment
 
@@ -211,7 +212,8 @@ class LookUps(Generic[V]):
     async def _ask_database(
         self, place: Place, look_up: Callable[[], Coroutine[Any, Any, Found[V] | None]]
     ) -> tuple[V, float] | None:
-        found = await look_up()
+        # Whoever waits for it has not begun with anything yet.
+        found = await attempted(look_up, is_repeatable=True)
         if found is None:
             return None
         if self._shared is not None:
