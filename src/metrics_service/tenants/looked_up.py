@@ -17,7 +17,8 @@ import msgspec
 
 from metrics_service.cache.flights import Flights
 from metrics_service.cache.second_level import NOBODY, SecondLevel
-from metrics_service.db.again import attempted
+from metrics_service.db.again import UNDONE, repeated
+from metrics_service.db.attempts import Attempt
 from metrics_service.observability import catalog
 from metrics_service.tenants.database_time import Moment
 
@@ -212,8 +213,11 @@ class LookUps(Generic[V]):
     async def _ask_database(
         self, place: Place, look_up: Callable[[], Coroutine[Any, Any, Found[V] | None]]
     ) -> tuple[V, float] | None:
-        # Whoever waits for it has not begun with anything yet.
-        found = await attempted(look_up, is_repeatable=True)
+        try:
+            found = await look_up()
+        except UNDONE as error:
+            # Whoever waits for it has not begun with anything yet.
+            found = await repeated(look_up, error, Attempt(), is_repeatable=True)
         if found is None:
             return None
         if self._shared is not None:
