@@ -240,9 +240,10 @@ async def test_who_leaves_early_takes_the_answer_from_nobody(monkeypatch):
     asked = 0
     is_slow = asyncio.Event()
 
-    async def answer(_: object) -> bool:
+    async def answer(engine: object) -> bool:
         nonlocal asked
-        asked += 1
+        # An application that other tests share may ask for itself meanwhile.
+        asked += engine is None
         await is_slow.wait()
         return True
 
