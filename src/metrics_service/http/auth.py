@@ -122,11 +122,9 @@ class CredentialGate:
             principal = await self._keys.find_principal(tenant_id, key) if key is not None else None
         if principal is not None:
             return principal
-        # Only failing attempts are counted and refused: a valid credential is always served.
         address = client_address(scope, self._trusted_proxies)
         host = scope["state"]["host"]
-        self._throttle.check(address, host)
-        self._throttle.record_failure(address, host)
+        self._throttle.refuse(address, host)
         if is_link(scope["path"]):
             raise no_link()
         if signal_of(scope) is None:

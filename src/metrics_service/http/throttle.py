@@ -82,6 +82,14 @@ class FailureThrottle:
             catalog.REFUSALS.add(1, "authentications_under_way")
             raise UnavailableError("too many attempts are under way", retry_after_s=RETRY_AFTER_S)
 
+    def refuse(self, address: str, host: str) -> None:
+        """Count one that failed; raises `TooManyRequestsError` where too many did before.
+
+        Only failing attempts come here: a valid credential is always served.
+        """
+        self.check(address, host)
+        self.record_failure(address, host)
+
     def record_failure(self, address: str, host: str) -> None:
         if self._per_minute == 0:
             return

@@ -106,10 +106,8 @@ class OperatorGate:
             operator = await self._find(shown, scope["path"])
             if operator is not None:
                 return operator
-        # Only failing attempts are counted and refused: a valid key is always served.
         address, host = client_address(scope, self._trusted_proxies), scope["state"]["host"]
-        self._throttle.check(address, host)
-        self._throttle.record_failure(address, host)
+        self._throttle.refuse(address, host)
         raise UnauthenticatedError(NEEDS_KEY)
 
     async def _find(self, shown: Shown, path: str) -> Operator | None:

@@ -249,10 +249,8 @@ class Exports(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
         principal = await keys.find_principal(tenant.id, key) if key is not None else None
         if principal is not None:
             return principal
-        # Only failing attempts are counted and refused: a valid credential is always served.
         address = call.client(self._trusted_proxies)
-        self._throttle.check(address, host)
-        self._throttle.record_failure(address, host)
+        self._throttle.refuse(address, host)
         error = await keys.why_not(tenant.id, key)
         call.key_id = error.key_id
         raise error
