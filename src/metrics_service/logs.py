@@ -84,6 +84,14 @@ def configure_logging(level: str, *, json: bool) -> None:
     _configure_stdlib(number, common, render)
 
 
+def log_beside_output() -> None:
+    """Send warnings to standard error, for a command whose standard output is what it was asked for."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
+
 def name_traces(tracing: Tracing) -> Callable[[], None]:
     """Write the ids of trace and span into every line that belongs to one. Call what this gives to end it."""
     _outside.tracing = tracing

@@ -113,8 +113,9 @@ def open_app(settings: Settings, addresses: Addresses) -> OpenApp:
     return opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def client(open_app: OpenApp) -> AsyncIterator[httpx.AsyncClient]:
+    """Gone when the tests of this directory are: what it does by itself is in the way of others."""
     async with open_app() as opened:
         yield opened
 
@@ -154,7 +155,7 @@ class Wire:
         return heard
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def wire(settings: Settings, addresses: Addresses) -> Iterator[Wire]:
     """The server that the product ships, on a free port of loopback."""
     with socket.socket() as probe:

@@ -79,7 +79,7 @@ class Site(msgspec.Struct, frozen=True):
         return made.token
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(addresses: Addresses) -> Iterator[int]:
     """The port of a server with seeded tenants, each of whose people has the same password."""
     line = on_database(addresses)
@@ -90,7 +90,7 @@ def served(addresses: Addresses) -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def site(served: int, addresses: Addresses, engine: AsyncEngine) -> Site:
     return Site(served, tuple([await _tenant(served, addresses, engine, s) for s in SLUGS]), engine)
 
@@ -107,7 +107,7 @@ async def _tenant(port: int, addresses: Addresses, engine: AsyncEngine, slug: st
     return SiteTenant(tenant.id, slug, f"http://{tenant.domain}.localhost:{port}", people)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def chromium() -> AsyncIterator[Any]:
     if CHROMIUM is None:
         pytest.skip("Debian's chromium is not installed")

@@ -21,6 +21,7 @@ from unittest import mock
 import msgspec
 import places
 import psutil
+import structlog
 from forked import COMMAND, Forked, is_like_ours
 from said import SAID
 
@@ -67,7 +68,7 @@ class CommandLine(msgspec.Struct, frozen=True):
     def here(self, *arguments: str, **environ: str) -> Ended:
         """Run it in this process, which is ten times faster: for what does not need its own."""
         out, err = io.StringIO(), io.StringIO()
-        handler = signal.getsignal(signal.SIGTERM)
+        handler, logging = signal.getsignal(signal.SIGTERM), structlog.get_config()
         with (
             Path(os.devnull).open() as stdin,
             mock.patch.object(sys, "stdin", stdin),
@@ -79,6 +80,7 @@ class CommandLine(msgspec.Struct, frozen=True):
                 code = run(metrics_service, list(arguments))
             finally:
                 signal.signal(signal.SIGTERM, handler)
+                structlog.configure(**logging)
         return Ended(code, out.getvalue(), err.getvalue())
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:

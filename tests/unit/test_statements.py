@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given
@@ -144,9 +144,9 @@ def test_a_statement_of_a_megabyte_is_cut_quickly_and_not_remembered() -> None:
     assert len(text) > 1_000_000
     before = len(statements.REMEMBERED)
 
-    started = perf_counter()
+    started = thread_time()
     found = describe(text)
-    took_s = perf_counter() - started
+    took_s = thread_time() - started
 
     assert (found.operation, found.table) == ("INSERT", "t")
     assert operation_of(text) == "INSERT"

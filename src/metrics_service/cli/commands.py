@@ -6,6 +6,8 @@ from importlib import import_module
 
 import rich_click as click
 
+from metrics_service.logs import log_beside_output
+
 # Name, and where it is. Most need a second to be imported, so that only the one is that was asked for.
 COMMANDS = {
     "demo": "demo.demo",
@@ -40,3 +42,4 @@ class Commands(click.RichGroup):
 @click.version_option(package_name="metrics-service")
 def metrics_service() -> None:
     """The backend where teams see what their coding agents and developer tools do."""
+    log_beside_output()

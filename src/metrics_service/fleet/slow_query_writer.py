@@ -55,6 +55,7 @@ class SlowQueryWriter:
         self._plans = PlanTaker(engine)
         self._waiting: deque[tuple[_Row, SlowStatement]] = deque()
         self._dropped = 0
+        self._turn = asyncio.Lock()
         self._is_wanted = asyncio.Event()
         self._is_over = asyncio.Event()
 
@@ -102,9 +103,10 @@ class SlowQueryWriter:
                 log.error("slow queries not written", count=len(self._waiting))
 
     async def flush(self) -> None:
-        """Write down what waits now; what cannot be written waits on."""
+        """Write down what waits now, and has begun to be written; what cannot be written waits on."""
         with working(OWN_WORK):
-            await self._flush()
+            async with self._turn:
+                await self._flush()
 
     async def _flush(self) -> None:
         while self._waiting:
