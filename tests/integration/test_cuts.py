@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,7 +31,7 @@ from acknowledged import (
     telemetry,
 )
 from cutting_proxy import CuttingProxy, Moment, cutting_proxy
-from own_servers import OwnServer, own_server
+from own_servers import OwnServer
 from served import Served, Tenant, new_tenant, served
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -65,12 +65,6 @@ WAYS = {
     "patch": Way(tagged, "session_tags", is_repeatable=False),
 }
 IN_COMMIT = {Moment.COMMIT, Moment.COMMITTED}
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

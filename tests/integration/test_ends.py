@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from command_line import CommandLine, eventually, free_port, on_database, running
-from own_servers import OwnServer, own_server
+from own_servers import OwnServer
 
 from metrics_service.cli.signals import TERMINATED
 from metrics_service.cli.spawn import DRAIN_S
@@ -26,12 +26,6 @@ READY = "Metrics Service serves"
 PATIENCE_S = 150.0
 SMALL_S = 6.0
 SLUG = "acme"
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

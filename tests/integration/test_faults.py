@@ -15,7 +15,7 @@ import shutil
 import signal
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import UUID
@@ -27,7 +27,7 @@ import pytest
 from acknowledged import BATCH, Ledger, Load, batch, client_of, say, served_again, stored
 from cutting_proxy import Moment, cutting_proxy
 from full_disks import SmallDisk, small_disk
-from own_servers import OwnServer, own_server, wait_until
+from own_servers import OwnServer, wait_until
 from served import PATIENCE_S, Served, Tenant, new_tenant, served
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -42,12 +42,6 @@ AWAY_S = 1.0
 TIMES = 10
 SOON_S = 10.0
 """What is promised is 2 s, on a machine that has nothing else to do; how long it took is printed."""
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

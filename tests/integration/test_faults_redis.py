@@ -20,7 +20,7 @@ import pytest
 import redis
 from acceptance.talk import stored_dashboard, widget
 from acknowledged import DASHBOARDS, Load, batch, client_of, say
-from own_servers import OwnServer, own_server
+from own_servers import OwnServer
 from redis_servers import RedisServer, redis_server
 from served import Served, Tenant, new_tenant, served
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -34,12 +34,6 @@ PATIENCE_S = 5.0
 """Far beyond what anybody waits; for a machine that is busy."""
 DAY = {"from": "2026-03-02T00:00:00Z", "to": "2026-03-03T00:00:00Z"}
 TILE = widget(kind="number", query={"source": "tool_metrics", "measures": ["count"]})
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

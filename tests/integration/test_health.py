@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from own_servers import OwnServer, own_server
+from own_servers import OwnServer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from metrics_service.db.addresses import RUNTIME_LOGIN
@@ -85,12 +85,6 @@ async def watching(
     finally:
         await listener.stop()
         await engine.dispose()
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as made:
-        yield made
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from broken_servers import accepting, full, hang_up, say_nothing
-from own_servers import OwnServer, own_server
+from own_servers import OwnServer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -42,12 +42,6 @@ from metrics_service.tenants.registry import CHANNEL, Tenant
 
 CLIENTS = 64
 SOON_S = 5.0  # on a busy machine; that it is 0.3 to 0.7 elsewhere is for benchmarks
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

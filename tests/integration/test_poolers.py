@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from own_servers import OwnServer, own_server
 from poolers import Pooler, is_installed, pooler_to
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -307,12 +306,6 @@ async def test_a_plan_is_taken_although_somebody_was_cut_off_taking_one(pooled, 
             left = await connection.fetchval("SELECT count(*) FROM pg_prepared_statements")
         assert "tool_names" in str(plan)
         assert left == 0
-
-
-@pytest.fixture
-def own() -> Iterator[OwnServer]:
-    with own_server() as made:
-        yield made
 
 
 async def test_a_server_that_comes_back_behind_the_pooler_is_used_again(own):

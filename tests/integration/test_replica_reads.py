@@ -24,7 +24,7 @@ from acceptance.talk import (
     tool_metric,
     widget,
 )
-from own_servers import OwnServer, Standby, frozen, own_server
+from own_servers import OwnServer, Standby, frozen
 from served import new_tenant, served
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -46,12 +46,6 @@ CAUGHT_UP_S = 15.0
 LOAD_S = 6.0
 READERS, WRITERS = 6, 2
 SECONDS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as made:
-        yield made
 
 
 @pytest.fixture

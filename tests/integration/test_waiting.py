@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 from command_line import CommandLine, eventually, free_port, on_database, running
-from own_servers import OwnServer, own_server
+from own_servers import OwnServer
 
 from metrics_service.cli import serve
 from metrics_service.db.waiting import is_passing, servers_of, wait_for_database
@@ -28,12 +28,6 @@ PASSWORD = "hunter-two"
 NOBODY = f"postgresql://app_runtime:{PASSWORD}@127.0.0.1:1/metrics"
 # For what has to be started, which a busy machine takes its time for.
 PATIENCE_S = 150.0
-
-
-@pytest.fixture(scope="module")
-def own() -> Iterator[OwnServer]:
-    with own_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
