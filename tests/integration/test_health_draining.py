@@ -21,7 +21,7 @@ from metrics_service.db.addresses import Addresses
 
 READY = "Metrics Service serves"
 DELAY_S = 3.0
-SOON_S = 8.0
+SOON_S = 20.0
 
 
 @pytest.fixture(scope="module")
