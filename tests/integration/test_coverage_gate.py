@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ from metrics_service.tenants.new_tenant import NewTenant
 from metrics_service.tenants.provision import create_tenant
 
 EXPRESSION = "tenant_id = (SELECT shared.current_tenant())"
+CATALOGS = ("pg_class", "pg_namespace", "pg_policy", "pg_constraint", "pg_index", "pg_attribute")
 WALL = f"USING ({EXPRESSION}) WITH CHECK ({EXPRESSION})"
 
 
@@ -312,6 +314,32 @@ async def test_a_view_that_runs_as_its_caller_is_no_hole(admin, schema):
     await make(admin, "CREATE VIEW v WITH (security_invoker = true) AS SELECT id FROM users")
 
     assert await coverage.tenant_holes(admin, schema) == []
+
+
+def readings(node: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """What the query made of the catalogs first, and how often it is read again."""
+    if node["Node Type"] == "CTE Scan":
+        yield node["CTE Name"], node["Actual Loops"]
+    for child in node.get("Plans", ()):
+        yield from readings(child)
+
+
+@pytest.mark.parametrize("known", [(), *((one,) for one in CATALOGS), CATALOGS])
+async def test_whatever_statistics_say_tables_are_not_gone_through_for_each_table(admin, known):
+    # Where tenants were just made they are renewed for one catalog after the other.
+    for catalog in CATALOGS:
+        rows = 1000 if catalog in known else 0
+        await admin.exec_driver_sql(
+            f"UPDATE pg_class SET relpages = 1, reltuples = {rows}"
+            f" WHERE oid = 'pg_catalog.{catalog}'::regclass"
+        )
+
+    asked = coverage.TABLES_AND_VIEWS.replace("$1", "NULL")
+    found = await admin.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {asked}")
+    plan = found.scalar_one()[0]["Plan"]
+
+    assert {name for name, _ in readings(plan)} == {"relation", "tenant_table"}
+    assert {times for _, times in readings(plan)} == {1}
 
 
 async def test_a_hole_of_one_tenant_is_not_blamed_on_another(admin, addresses, schema):

@@ -9,14 +9,25 @@ from __future__ import annotations
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 TABLES_AND_VIEWS = """
+-- Everything is looked up by the table it belongs to, in subqueries that OFFSET 0 and aggregates keep
+-- as they are. Joins would be planned by statistics that lag behind when tenants were just made: where
+-- those of pg_class alone were renewed, two hundred tenants took minutes.
 WITH relation AS MATERIALIZED (
     -- No index of pg_class leads to a schema's relations: they are looked for once.
-    SELECT n.nspname, n.nspname <> 'public' AS is_tenants, c.relname, c.oid, c.relkind,
-           c.relispartition, c.relrowsecurity, c.relforcerowsecurity, c.reloptions, c.relowner, c.relacl
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE (n.nspname ~ '^t_[a-z0-9]+$' OR n.nspname = 'public')
-      AND ($1::text IS NULL OR n.nspname = $1)
-), tenant_table AS (
+    SELECT *, nspname <> 'public' AS is_tenants
+    FROM (
+        SELECT (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace) AS nspname,
+               c.relname, c.oid, c.relkind, c.relispartition, c.relrowsecurity, c.relforcerowsecurity,
+               c.reloptions, c.relowner, c.relacl
+        FROM pg_class c
+        WHERE ($1::text IS NULL
+               OR c.relnamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $1))
+          -- Indexes and TOAST tables have no rights and no rules of their own.
+          AND c.relkind NOT IN ('i', 'I', 't')
+        OFFSET 0
+    ) c
+    WHERE nspname ~ '^t_[a-z0-9]+$' OR nspname = 'public'
+), tenant_table AS MATERIALIZED (
     SELECT nspname, relname, oid, relispartition, relrowsecurity, relforcerowsecurity, relowner, relacl
     FROM relation WHERE relkind IN ('r', 'p') AND is_tenants
 ), expression AS (
@@ -24,65 +35,80 @@ WITH relation AS MATERIALIZED (
     SELECT '^\\(tenant_id = (\\( SELECT (shared\\.)?current_tenant\\(\\) AS current_tenant\\)'
            '|(shared\\.)?current_tenant\\(\\))\\)$' AS tenant,
            (SELECT oid FROM pg_namespace WHERE nspname = 'shared') AS shared
-), policy AS (
-    SELECT t.oid,
-           count(*) FILTER (WHERE NOT p.polpermissive) AS guards,
-           count(*) FILTER (WHERE p.polpermissive) AS accesses,
-           bool_and(p.polqual IS NOT NULL AND p.polwithcheck IS NOT NULL
-                    AND p.polcmd = '*' AND p.polroles = '{0}'
-                    AND pg_get_expr(p.polqual, p.polrelid) ~ e.tenant
-                    AND pg_get_expr(p.polwithcheck, p.polrelid) ~ e.tenant
-                    AND coalesce((
-                        SELECT bool_and(f.pronamespace = e.shared)
-                        FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
-                        WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-                          AND d.refclassid = 'pg_proc'::regclass), false)) AS sound
-    FROM tenant_table t JOIN pg_policy p ON p.polrelid = t.oid CROSS JOIN expression e
-    GROUP BY t.oid
-), tenant_check AS (
-    -- To read a CHECK takes a lock on its table: an aggregate over a join reads this schema's alone,
-    -- where EXISTS may be planned to read those of all, and wait for whoever migrates them.
-    SELECT t.oid,
-           bool_or(pg_get_constraintdef(k.oid) ~ '^CHECK \\(\\(tenant_id = (ANY|''[0-9a-f-]{36}'')')
-               AS holds
-    FROM tenant_table t JOIN pg_constraint k ON k.conrelid = t.oid
-    WHERE k.contype = 'c' AND k.convalidated
-    GROUP BY t.oid
 )
 SELECT nspname || '.' || relname AS object, reason FROM (
     SELECT t.nspname, t.relname, unnest(array_remove(ARRAY[
         CASE WHEN NOT t.relrowsecurity THEN 'row security is not enabled' END,
         CASE WHEN NOT t.relforcerowsecurity THEN 'row security is not forced' END,
-        CASE WHEN coalesce(p.guards, 0) = 0 THEN 'the guard policy is missing' END,
-        CASE WHEN coalesce(p.accesses, 0) = 0 THEN 'the access policy is missing' END,
+        CASE WHEN p.guards = 0 THEN 'the guard policy is missing' END,
+        CASE WHEN p.accesses = 0 THEN 'the access policy is missing' END,
         CASE WHEN NOT coalesce(p.sound, true) THEN 'a policy is weaker than the tenant expression'
         END,
         CASE WHEN NOT coalesce(c.holds, false) THEN 'the tenant CHECK is missing' END,
-        CASE WHEN NOT EXISTS (
-            -- Or a key in which nulls are values like others.
-            SELECT FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
-            WHERE k.conrelid = t.oid AND (k.contype = 'p' OR i.indnullsnotdistinct)
-        ) THEN 'there is no primary key' END,
+        CASE WHEN NOT coalesce(k.identifies, false) THEN 'there is no primary key' END,
         CASE WHEN t.relispartition AND t.relacl IS NOT NULL
              THEN 'a partition has grants of its own' END
     ], NULL)) AS reason
-    FROM tenant_table t LEFT JOIN policy p ON p.oid = t.oid
-    LEFT JOIN tenant_check c ON c.oid = t.oid
+    FROM tenant_table t CROSS JOIN expression e
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE NOT p.polpermissive) AS guards,
+               count(*) FILTER (WHERE p.polpermissive) AS accesses,
+               bool_and(p.polqual IS NOT NULL AND p.polwithcheck IS NOT NULL
+                        AND p.polcmd = '*' AND p.polroles = '{0}'
+                        AND pg_get_expr(p.polqual, p.polrelid) ~ e.tenant
+                        AND pg_get_expr(p.polwithcheck, p.polrelid) ~ e.tenant
+                        AND coalesce((
+                            SELECT bool_and(f.pronamespace = e.shared)
+                            FROM pg_depend d JOIN pg_proc f ON f.oid = d.refobjid
+                            WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+                              AND d.refclassid = 'pg_proc'::regclass), false)) AS sound
+        FROM pg_policy p WHERE p.polrelid = t.oid
+    ) p
+    CROSS JOIN LATERAL (
+        -- To read a CHECK takes a lock on its table: so only of this schema's.
+        SELECT bool_or(pg_get_constraintdef(k.oid)
+                       ~ '^CHECK \\(\\(tenant_id = (ANY|''[0-9a-f-]{36}'')') AS holds
+        FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'c' AND k.convalidated
+    ) c
+    CROSS JOIN LATERAL (
+        -- Or a key in which nulls are values like others.
+        SELECT bool_or(k.contype = 'p' OR i.indnullsnotdistinct) AS identifies
+        FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
+        WHERE k.conrelid = t.oid
+    ) k
     UNION ALL
     SELECT t.nspname, t.relname, 'key ' || k.conname || ' is not led by tenant_id'
-    FROM tenant_table t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype IN ('p', 'u', 'f', 'x')
-    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.conkey[1]
-    WHERE a.attname <> 'tenant_id'
+    FROM tenant_table t
+    CROSS JOIN LATERAL (
+        SELECT k.conname,
+               (SELECT a.attname FROM pg_attribute a
+                WHERE a.attrelid = t.oid AND a.attnum = k.conkey[1]) AS first
+        FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype IN ('p', 'u', 'f', 'x')
+        OFFSET 0
+    ) k
+    WHERE k.first <> 'tenant_id'
     UNION ALL
     SELECT t.nspname, t.relname, 'unique index ' || i.indexrelid::regclass || ' is not led by tenant_id'
-    FROM tenant_table t JOIN pg_index i ON i.indrelid = t.oid AND i.indisunique
-    LEFT JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
-    WHERE a.attname IS DISTINCT FROM 'tenant_id'
+    FROM tenant_table t
+    CROSS JOIN LATERAL (
+        SELECT i.indexrelid,
+               (SELECT a.attname FROM pg_attribute a
+                WHERE a.attrelid = t.oid AND a.attnum = i.indkey[0]) AS first
+        FROM pg_index i WHERE i.indrelid = t.oid AND i.indisunique
+        OFFSET 0
+    ) i
+    WHERE i.first IS DISTINCT FROM 'tenant_id'
     UNION ALL
     SELECT t.nspname, t.relname, 'foreign key ' || k.conname || ' leads out of the schema'
-    FROM tenant_table t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
-    JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname <> t.nspname
+    FROM tenant_table t
+    CROSS JOIN LATERAL (
+        SELECT k.conname,
+               (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE c.oid = k.confrelid) AS leads_to
+        FROM pg_constraint k WHERE k.conrelid = t.oid AND k.contype = 'f'
+        OFFSET 0
+    ) k
+    WHERE k.leads_to <> t.nspname
     UNION ALL
     SELECT nspname, relname, 'foreign tables have no row security'
     FROM relation WHERE relkind = 'f' AND is_tenants

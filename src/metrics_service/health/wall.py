@@ -1,6 +1,6 @@
 """Looks for holes in the wall between tenants, and for tables that are gone.
 
-It takes 30 ms where there are three tenants and 1.3 s where there are two hundred (6 ms each), of one
+It takes 70 ms where there are three tenants and 2 s where there are two hundred (10 ms each), of one
 core of the database: so it is done every five minutes, and less often where it takes long.
 """
 
