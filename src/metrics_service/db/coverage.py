@@ -14,7 +14,8 @@ TABLES_AND_VIEWS = """
 -- those of pg_class alone were renewed, two hundred tenants took minutes.
 WITH relation AS MATERIALIZED (
     -- No index of pg_class leads to a schema's relations: they are looked for once.
-    SELECT *, nspname <> 'public' AS is_tenants
+    SELECT nspname, nspname <> 'public' AS is_tenants, relname, oid, relkind,
+           relispartition, relrowsecurity, relforcerowsecurity, reloptions, relowner, relacl
     FROM (
         SELECT (SELECT n.nspname FROM pg_namespace n WHERE n.oid = c.relnamespace) AS nspname,
                c.relname, c.oid, c.relkind, c.relispartition, c.relrowsecurity, c.relforcerowsecurity,
