@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 TABLES_AND_VIEWS = """
 -- Everything is looked up by the table it belongs to, in subqueries that OFFSET 0 and aggregates keep
 -- as they are. Joins would be planned by statistics that lag behind when tenants were just made: where
--- those of pg_class alone were renewed, two hundred tenants took minutes.
+-- those of pg_class alone were renewed, two hundred tenants took more than a minute.
 WITH relation AS MATERIALIZED (
     -- No index of pg_class leads to a schema's relations: they are looked for once.
     SELECT nspname, nspname <> 'public' AS is_tenants, relname, oid, relkind,
