@@ -19,7 +19,7 @@ from metrics_service.db.embedded.account import Account, caller, owner_of, unpri
 PROGRAM = Path("/usr/sbin/pgbouncer")
 OURS = Path(__file__).parents[1] / "deploy" / "pgbouncer" / "pgbouncer.ini"
 PORT = 6432
-STARTS_S = 30.0
+STARTS_S = 10.0
 DEFAULTS = {
     # Fewer than there are clients, so that these get another's at each transaction.
     "default_pool_size": "3",

@@ -39,7 +39,7 @@ TILES = [
     ),
 ]
 LOG = {"timeUnixNano": "1772445600000000000", "body": {"stringValue": "ready"}}
-REDIS_STARTS_S = 30.0
+REDIS_STARTS_S = 10.0
 WRITERS, BATCHES, READERS = 2, 12, 3
 
 

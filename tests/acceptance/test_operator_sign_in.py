@@ -156,7 +156,7 @@ async def test_a_cookie_dies_with_its_key(site):
     await site.revoke(issued)
     begun = time.monotonic()
     while (response := await site.client.get(f"{API}/me", headers=cookie)).status_code == 200:
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 2
         await asyncio.sleep(0.02)
 
     assert before.status_code == 200

@@ -24,7 +24,7 @@ MACHINE = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform
 TEAM, REPOSITORY = "web & mobile", "acme/shop"
 COMMAND = {"command": "echo hi"}
 # What an agent says when it ends may still be on its way.
-ARRIVES_WITHIN_S = 30.0
+ARRIVES_WITHIN_S = 10.0
 # Nobody is asked for updates, and nobody else is told anything.
 ONLY_LOOPBACK = {
     "HTTP_PROXY": "http://127.0.0.1:9",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 PROGRAM = shutil.which("redis-server")
-SOON_S = 30.0
+SOON_S = 10.0
 
 
 class RedisServer:

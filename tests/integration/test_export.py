@@ -208,9 +208,9 @@ def test_a_collector_that_is_away_costs_nobody_time_and_the_process_little_memor
         OTEL_EXPORTER_OTLP_TIMEOUT="300",
         OTEL_BSP_MAX_QUEUE_SIZE="100",
     ) as export:
-        began = time.thread_time()
+        began = time.monotonic()
         do_work(5_000)
-        assert time.thread_time() - began < 2
+        assert time.monotonic() - began < 2
         wait_for(lambda: failure_of(export) == reason)
         began = time.monotonic()
 
@@ -272,19 +272,19 @@ def in_seconds(seconds: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("when", "least_s"),
+    ("when", "least_s", "most_s"),
     # A date has no parts of a second.
-    [(lambda: "1", 1.0), (lambda: in_seconds(2), 0.9)],
+    [(lambda: "1", 1.0, 1.9), (lambda: in_seconds(2), 0.9, 2.9)],
 )
 def test_a_collector_that_says_when_is_asked_then(
-    http: HttpCollector, when: Callable[[], str], least_s: float
+    http: HttpCollector, when: Callable[[], str], least_s: float, most_s: float
 ) -> None:
     http.behaviours = [answering(429, retry_after=when())]
     with exporting(http.url, **ONLY_TRACES):
         do_work()
         http.wait_for(lambda: bool(http.spans()))
 
-    assert least_s <= http.attempts[1] - http.attempts[0] < 10
+    assert least_s <= http.attempts[1] - http.attempts[0] < most_s
 
 
 def test_a_collector_that_wants_a_day_is_not_waited_for_in_the_end(http: HttpCollector) -> None:
@@ -295,7 +295,7 @@ def test_a_collector_that_wants_a_day_is_not_waited_for_in_the_end(http: HttpCol
         time.sleep(0.05)
         began = time.monotonic()
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 1
     assert len(http.attempts) == 1
     assert failure_of(export) == "http 503"
 
@@ -312,7 +312,7 @@ def test_a_collector_that_takes_a_part_is_believed(http: HttpCollector) -> None:
     assert (state.sent, state.refused, state.failure) == (1, 1, "partial success")
 
 
-@pytest.mark.parametrize("behaviour", [silent(20.0), dripping(20.0)])
+@pytest.mark.parametrize("behaviour", [silent(2.0), dripping(2.0)])
 @pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_BSP_EXPORT_TIMEOUT"])
 def test_a_slow_collector_is_waited_for_only_so_long(
     http: HttpCollector, behaviour: Behaviour, name: str
@@ -325,11 +325,11 @@ def test_a_slow_collector_is_waited_for_only_so_long(
         took = time.monotonic() - began
 
     assert failure_of(export) in {"timeout", "not http"}
-    assert took < 10
+    assert took < 1
 
 
 def test_the_end_is_not_held_up_by_a_slow_collector(http: HttpCollector) -> None:
-    http.behaviours = [silent(60)] * 3
+    http.behaviours = [silent(30)] * 3
     settings = load_otel_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": http.url})
     export = start_export(settings, process="test")
     assert export is not None
@@ -338,7 +338,7 @@ def test_the_end_is_not_held_up_by_a_slow_collector(http: HttpCollector) -> None
     began = time.monotonic()
     export.stop(0.5)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 1
 
 
 def test_an_answer_that_breaks_off_after_a_yes_is_a_yes(http: HttpCollector) -> None:
@@ -428,11 +428,11 @@ def test_grpc_is_tried_again_when_it_says_so(rpc: GrpcCollector, lines: Callable
 
 
 def test_a_slow_grpc_collector_is_waited_for_only_so_long(rpc: GrpcCollector) -> None:
-    rpc.behaviours = [silent(20.0)]
+    rpc.behaviours = [silent(2.0)]
     options = {PROTOCOL: "grpc", "OTEL_EXPORTER_OTLP_TIMEOUT": "300"}
     with exporting(rpc.url, **ONLY_TRACES, **options) as export:
         do_work()
-        wait_for(lambda: failure_of(export) == "grpc DEADLINE_EXCEEDED")
+        wait_for(lambda: failure_of(export) == "grpc DEADLINE_EXCEEDED", 1.5)
 
 
 class Trust:

@@ -243,6 +243,20 @@ async def test_a_pool_whose_connections_are_all_taken_is_told_apart_from_the_dat
         await watched.until(lambda: watched.check("pool").status == "healthy")
 
 
+async def test_ready_is_asked_of_the_database_once_for_all_who_ask_within_a_second(own, admin):
+    async with watching(own.addresses.runtime) as watched:
+        await watched.until(lambda: watched.monitor.report().is_ready)
+        await asyncio.sleep(1.1)
+        answers = await asyncio.gather(*(watched.monitor.readiness.ask() for _ in range(200)))
+        begun = time.perf_counter()
+        for _ in range(100):
+            assert await watched.monitor.readiness.ask()
+        took_s = time.perf_counter() - begun
+
+    assert set(answers) == {True}
+    assert took_s < 0.1
+
+
 async def test_a_process_that_ends_is_not_ready(own):
     async with watching(own.addresses.runtime) as watched:
         assert await watched.monitor.readiness.ask()

@@ -542,10 +542,10 @@ def test_too_much_is_refused_for_good_plain_and_inflated(served, somebody):
     watcher.start()
     with Client(served.target, somebody.host, key=somebody.key) as client:
         plain = client.refusal(LOGS, bytes(64 * MIB + 1))
-        # 600 MiB in 600 KiB: one that inflated it would be seen.
+        # 700 MiB in 700 KiB: one that inflated it would be seen.
         # It is the client that packs it, in the time that it has.
         packed = {"timeout": 120, "compression": grpc.Compression.Gzip}
-        bomb = client.refusal(LOGS, bytes(600 * MIB), **packed)
+        bomb = client.refusal(LOGS, bytes(700 * MIB), **packed)
         is_over.set()
         watcher.join()
 

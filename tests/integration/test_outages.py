@@ -41,7 +41,6 @@ from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.registry import CHANNEL, Tenant
 
 CLIENTS = 64
-SOON_S = 5.0  # on a busy machine; that it is 0.3 to 0.7 elsewhere is for benchmarks
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +128,13 @@ async def noting_door(engine: AsyncEngine, _: Tenant) -> None:
 async def test_while_it_is_stopped_all_are_refused_at_once_and_soon_after_it_is_back_served(
     own, tenant
 ):
-    # Of the processor: who else keeps it busy does not count. That nobody waits is seen from all of them.
     took_s: list[float] = []
 
     async def ask(door: Any) -> None:
-        begun = time.thread_time()
+        begun = time.perf_counter()
         with pytest.raises(UnavailableError) as refused:
             await door(engine, tenant)
-        took_s.append(time.thread_time() - begun)
+        took_s.append(time.perf_counter() - begun)
         assert refused.value.retry_after_s >= 1
 
     async with kept_engine(own.addresses.runtime, pool_max=4) as engine:
@@ -147,10 +145,9 @@ async def test_while_it_is_stopped_all_are_refused_at_once_and_soon_after_it_is_
                 with suppress(UnavailableError):
                     await read(engine, tenant)
                 await asyncio.sleep(0.01)
-            async with asyncio.timeout(SOON_S):
-                for door in (read, session_door, registry_door, noting_door):
-                    for _ in range(CLIENTS):
-                        await ask(door)
+            for door in (read, session_door, registry_door, noting_door):
+                for _ in range(CLIENTS):
+                    await ask(door)
             at_once = sorted(took_s)
             took_s.clear()
             # Else this process may do so in the middle of one, for a tenth of a second.
@@ -162,7 +159,7 @@ async def test_while_it_is_stopped_all_are_refused_at_once_and_soon_after_it_is_
 
     assert at_once[len(at_once) // 2] < 0.001
     assert together[-1] < 0.1
-    assert back_s < SOON_S
+    assert back_s < 2
 
 
 async def test_a_process_that_starts_while_it_is_away_mends_itself(own, tenant):
@@ -171,7 +168,7 @@ async def test_a_process_that_starts_while_it_is_away_mends_itself(own, tenant):
             engine = await stack.enter_async_context(kept_engine(own.addresses.runtime, pool_max=2))
             await warm(engine, 2)
             await until(lambda: breaker_of(engine).is_open)
-        assert await served_again(engine, tenant) < SOON_S
+        assert await served_again(engine, tenant) < 2
 
 
 async def test_a_crash_is_survived_without_a_restart(own, tenant, admin):
@@ -182,7 +179,7 @@ async def test_a_crash_is_survived_without_a_restart(own, tenant, admin):
                 # As the kernel does when memory is short: all others are thrown out with it.
                 os.kill(connection.get_server_pid(), signal.SIGKILL)
                 await connection.fetch("SELECT pg_sleep(5)")
-        assert await served_again(engine, tenant) < SOON_S
+        assert await served_again(engine, tenant) < 5
         await asyncio.gather(*(read(engine, tenant) for _ in range(8)))
 
 
@@ -206,19 +203,18 @@ async def test_a_frozen_server_is_found_out_and_lets_go_of_those_who_wait(own, t
             found_s = await until(lambda: breaker_of(engine).is_open)
             await asyncio.gather(*asked)
             begun = time.perf_counter()
-            for _ in range(CLIENTS):
-                with pytest.raises(UnavailableError):
-                    await read(engine, tenant)
+            with pytest.raises(UnavailableError):
+                await read(engine, tenant)
             refused_s = time.perf_counter() - begun
         back_s = await served_again(engine, tenant)
         await asyncio.gather(*(read(engine, tenant) for _ in range(8)))
         assert metered_pool_of(engine).checkedout() == 0
 
-    assert found_s < SOON_S
+    assert found_s < 3
     assert len(failures) == CLIENTS
-    assert max(took_s for _, took_s in failures) < 2 * SOON_S
-    assert refused_s < 1
-    assert back_s < SOON_S
+    assert max(took_s for _, took_s in failures) < 5
+    assert refused_s < 0.01
+    assert back_s < 2
 
 
 async def test_whoever_leaves_while_it_is_frozen_does_not_wait_for_it(own, tenant):
@@ -230,8 +226,8 @@ async def test_whoever_leaves_while_it_is_frozen_does_not_wait_for_it(own, tenan
                 with suppress(TimeoutError, UnavailableError):
                     async with asyncio.timeout(0.2):
                         await read(engine, tenant)
-                assert time.perf_counter() - begun < SOON_S
-        assert await served_again(engine, tenant) < SOON_S
+                assert time.perf_counter() - begun < 2
+        assert await served_again(engine, tenant) < 3
 
 
 async def test_a_statement_that_is_never_answered_is_given_up_soon_after_its_limit(own, tenant):
@@ -249,9 +245,9 @@ async def test_a_statement_that_is_never_answered_is_given_up_soon_after_its_lim
                     took_s = time.perf_counter() - begun
 
     assert not isinstance(refused.value, TransientError)
-    assert 0.1 + MARGIN_S <= took_s < 0.1 + MARGIN_S + SOON_S
+    assert 0.1 + MARGIN_S <= took_s < 0.1 + MARGIN_S + 1
     assert connection.is_closed()
-    assert await served_again(engine, tenant) < SOON_S
+    assert await served_again(engine, tenant) < 2
     await engine.dispose()
 
 
@@ -421,7 +417,7 @@ async def test_a_failover_from_a_frozen_server_is_survived(own, tenant):
                 together_s = time.perf_counter() - begun
             names = {row["name"] for row in await read(engine, tenant)}
 
-    assert back_s < SOON_S
+    assert back_s < 3
     assert together_s < 2, "who connects still asks the frozen one first"
     assert names >= {f"failover-{n}" for n in range(16)}
 

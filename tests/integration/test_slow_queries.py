@@ -167,7 +167,9 @@ async def test_a_slow_statement_is_seen_by_its_tenant_and_the_operator_and_nobod
     assert own.plan is not None
     async with registry_connection(engine) as connection:
         # On a busy machine its transaction may begin and end slowly too.
-        of_one = SlowQueryFilter(tenant_id=tenant.id, fingerprint=own.fingerprint)
+        of_one = SlowQueryFilter(
+            tenant_id=tenant.id, route="GET /slow", fingerprint=own.fingerprint
+        )
         source = of_operator(operator)
         of_all = await list_slow_queries(connection, source, of_one, kind=FleetSlowQuery, limit=10)
         summary = await summarise_slow_queries(

@@ -14,7 +14,7 @@ import uvloop
 from metrics_service.http.ending import Ending
 
 SOON_S = 0.05
-DELAY_S = 1.0
+DELAY_S = 0.4
 
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from time import thread_time
+from time import perf_counter
 
 import pytest
 from hypothesis import given
@@ -144,9 +144,9 @@ def test_a_statement_of_a_megabyte_is_cut_quickly_and_not_remembered() -> None:
     assert len(text) > 1_000_000
     before = len(statements.REMEMBERED)
 
-    started = thread_time()
+    started = perf_counter()
     found = describe(text)
-    took_s = thread_time() - started
+    took_s = perf_counter() - started
 
     assert (found.operation, found.table) == ("INSERT", "t")
     assert operation_of(text) == "INSERT"
