@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 import uvloop
@@ -95,6 +96,35 @@ def test_with_a_delay_the_process_serves_on_and_then_ends(new_loop):
 
     assert served.told == ["streams", "server"]
     assert time.monotonic() - begun >= DELAY_S
+
+
+@LOOPS
+@pytest.mark.parametrize("delay_s", [0, DELAY_S])
+@pytest.mark.parametrize("when", ["last in a run", "between runs"])
+def test_it_is_told_while_its_loop_is_between_two_runs(new_loop, delay_s, when):
+    # As Granian has it: its lifespan begins in one run, then it begins to listen, and serves in another.
+    ending = Ending(delay_s)
+    loop = new_loop()
+    heard = asyncio.Event()
+
+    async def starts(foreseen: ExitStack) -> None:
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(kind, heard.set)
+        foreseen.enter_context(ending.foreseen())
+        if when == "last in a run":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    async def serves() -> None:
+        async with asyncio.timeout(5):
+            await heard.wait()
+
+    with closing(loop), ExitStack() as foreseen:
+        loop.run_until_complete(starts(foreseen))
+        if when == "between runs":
+            os.kill(os.getpid(), signal.SIGTERM)
+        loop.run_until_complete(serves())
+
+    assert ending.is_near
 
 
 @pytest.mark.parametrize("delay_s", [0, DELAY_S])

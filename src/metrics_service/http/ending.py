@@ -33,25 +33,20 @@ class Ending:
 
     @contextmanager
     def foreseen(self) -> Iterator[None]:
-        """While this is open SIGTERM is heard of, by the loop that runs now."""
+        """While this is open SIGTERM is heard of by the loop that runs now, between two of its runs too."""
         before = signal.getsignal(signal.SIGTERM)
         if threading.current_thread() is not threading.main_thread() or not callable(before):
             # Nobody waits for requests: the process ends at once, or it is not ours.
             yield
             return
         loop = asyncio.get_running_loop()
-        if self.delay_s:
-            # In the server's place, which would stop taking requests at once.
-            loop.add_signal_handler(signal.SIGTERM, self._approach, loop)
-            yield
-            return
+        # In the server's place, which would stop taking requests at once.
+        loop.add_signal_handler(signal.SIGTERM, self._approach, loop)
 
-        # Event loops learn of signals by a file descriptor, and leave a handler at the interpreter only
-        # for the signal to be written there (`signal.set_wakeup_fd`): so there may be another in its
-        # place, and what the server does about the signal stays as it is.
-        def told(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._end)
-            before(number, frame)
+        # The server begins to listen after one run of its loop and before the next. What comes then uvloop
+        # never hears of; but it leaves a handler at the interpreter, and there may be another in its place.
+        def told(_: int, __: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._approach, loop)
 
         signal.signal(signal.SIGTERM, told)
         # As the loop had it: system calls go on.
@@ -71,15 +66,11 @@ class Ending:
         loop.call_later(0 if _is_orphan() else self.delay_s, self._end_server)
 
     def _end_server(self) -> None:
-        self._end()
-        # The server ends on this as on the signal that was taken from it.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        os.kill(os.getpid(), signal.SIGINT)
-
-    def _end(self) -> None:
-        self.is_near = True
         for call in self._told:
             call()
+        # The server ends on this as on the signal that was taken from it; the loop runs, and hears it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _is_orphan() -> bool:
