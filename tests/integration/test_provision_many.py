@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -15,7 +16,13 @@ import pytest
 from command_line import CommandLine, Ended, eventually, kill_group, on_database
 
 from metrics_service.db.addresses import Addresses
+from metrics_service.db.engine import owner_connection
 from metrics_service.errors import InvalidNameError
+from metrics_service.tenants import provision
+from metrics_service.tenants.initialise import target_of
+from metrics_service.tenants.migrate import migrate
+from metrics_service.tenants.new_tenant import NewTenant
+from metrics_service.tenants.provision import create_tenant
 from metrics_service.tenants.provision_file import InvalidFileError, read_tenants
 
 Write = Callable[..., Path]
@@ -198,6 +205,37 @@ def test_several_at_a_time_and_again(script, addresses, write, prefix):
     assert second.code == 0
     assert "0 created, 8 present, 0 failed" in second.out
     assert tenants_of(addresses, prefix) == (8, 8, 8)
+
+
+def test_nobody_waits_until_another_tenant_is_made(addresses, prefix, monkeypatch):
+    async def make(number: int) -> None:
+        new = NewTenant.of(
+            f"{prefix}-{number}", name=None, domain=None, plan="basic", base_domain="localhost"
+        )
+        async with owner_connection(addresses.require_owner()) as connection:
+            await create_tenant(connection, new, target_of(addresses))
+
+    async def make_two() -> None:
+        has_tables, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def migrate_and_wait(*given: Any, **named: Any) -> str | None:
+            reached = await migrate(*given, **named)
+            if not has_tables.is_set():
+                has_tables.set()
+                await goes_on.wait()
+            return reached
+
+        monkeypatch.setattr(provision, "migrate", migrate_and_wait)
+        first = asyncio.create_task(make(1))
+        await has_tables.wait()
+        async with asyncio.timeout(30):
+            await make(2)
+        goes_on.set()
+        await first
+
+    asyncio.run(make_two())
+
+    assert tenants_of(addresses, prefix) == (2, 2, 2)
 
 
 def test_two_provisioners_of_one_file_share_the_work(script, addresses, write, prefix):

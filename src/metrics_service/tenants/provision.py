@@ -58,7 +58,6 @@ async def _create(connection: AsyncConnection, new: NewTenant, target: Target) -
     )
     version = await connection.scalar(text("SELECT current_setting('server_version_num')::int"))
     await connection.execute(text(f"CREATE ROLE {schema} NOLOGIN"))
-    await connection.execute(text(f"GRANT {TENANTS} TO {schema}"))
     # Before 16 the login's NOINHERIT says the same.
     options = " WITH INHERIT FALSE, SET TRUE" if version >= 160000 else ""
     await connection.execute(text(f"GRANT {schema} TO {runtime}{options}"))
@@ -67,6 +66,10 @@ async def _create(connection: AsyncConnection, new: NewTenant, target: Target) -
     await migrate(connection, schema, target, tenant_ids=[tenant_id])
     await connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
     await _let_backup_in(connection, schema)
+    # From 16 on it locks the group until the end: others who make tenants wait for no more than that.
+    await connection.execute(text("SET LOCAL ROLE NONE"))
+    await connection.execute(text(f"GRANT {TENANTS} TO {schema}"))
+    await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
     return await _register(connection, tenant_id, schema, new)
 
 
