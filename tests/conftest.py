@@ -148,9 +148,15 @@ def _prepare(root: Path) -> None:
 
 
 async def _hurry(admin_dsn: str) -> None:
-    """Wait for no disk, as what is stored here is thrown away, and serve all processes of a run at once."""
+    """Wait for no disk and tidy up nothing, as what is stored here is thrown away; serve all of a run."""
     connection = await asyncpg.connect(admin_dsn)
-    for setting in ("fsync = off", "full_page_writes = off", "max_connections = 400"):
+    for setting in (
+        "fsync = off",
+        "full_page_writes = off",
+        # Else somebody is always busy with the catalogs of some of all the tests' databases.
+        "autovacuum_naptime = '1h'",
+        "max_connections = 400",
+    ):
         await connection.execute(f"ALTER SYSTEM SET {setting}")
     await connection.close()
 
