@@ -236,7 +236,9 @@ def test_positions_are_bounded(clock):
 # -- ready --------------------------------------------------------------------------------------------
 
 
-async def test_who_leaves_early_takes_the_answer_from_nobody(monkeypatch):
+async def test_it_is_asked_once_for_all_who_ask_within_a_second_even_if_the_first_leaves(
+    monkeypatch,
+):
     asked = 0
     is_slow = asyncio.Event()
 
@@ -256,7 +258,12 @@ async def test_who_leaves_early_takes_the_answer_from_nobody(monkeypatch):
     is_slow.set()
 
     assert await asyncio.gather(*staying) == [True] * 49
+    monkeypatch.setattr("metrics_service.health.readiness.REMEMBERED_S", 60.0)
+    assert await readiness.ask()
     assert asked == 1
+    monkeypatch.setattr("metrics_service.health.readiness.REMEMBERED_S", 0.0)
+    assert await readiness.ask()
+    assert asked == 2
 
 
 # -- how often the wall is looked at ----------------------------------------------------------------
