@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from io import StringIO
 from typing import Any
@@ -131,15 +132,12 @@ def _written(steps: tuple[Script, ...], usual: frozenset[tuple[str, Any]]) -> st
     sql = StringIO()
     opts = {"as_sql": True, "output_buffer": sql, "role": ANY_ROLE, "tenant_ids": [ANY_ID]}
     dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-    _walk(
-        MigrationContext.configure(dialect=dialect, opts=dict(usual) | opts),
-        list(steps),
-        back=False,
-    )
+    context = MigrationContext.configure(dialect=dialect, opts=dict(usual) | opts)
+    _walk(context, steps, back=False)
     return f"DO $revisions$ BEGIN {sql.getvalue()} END $revisions$"
 
 
-def _walk(context: MigrationContext, steps: list[Script], back: bool) -> None:
+def _walk(context: MigrationContext, steps: Iterable[Script], back: bool) -> None:
     with Operations.context(context):
         for script in steps:
             try:

@@ -67,7 +67,7 @@ async def _create(connection: AsyncConnection, new: NewTenant, target: Target) -
     await connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {schema}"))
     await _let_backup_in(connection, schema)
     # From 16 on it locks the group until the end: others who make tenants wait for no more than that.
-    await connection.execute(text("SET LOCAL ROLE NONE"))
+    await connection.execute(text("RESET ROLE"))
     await connection.execute(text(f"GRANT {TENANTS} TO {schema}"))
     await connection.execute(text(f"SET LOCAL ROLE {OWNER}"))
     return await _register(connection, tenant_id, schema, new)
